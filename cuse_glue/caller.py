@@ -1,0 +1,172 @@
+"""The process behind a request: its memory, descriptors and capabilities.
+
+A request names a **thread** (its id in our pid namespace). What it may do and what its memory holds is asked of the kernel at the
+moment the request needs it; nothing about a client is cached but what cannot change. `Mm` stands for one address space and outlives
+the request: an exec gives the same thread another one (`mm.py`).
+
+The calls go through cffi because Python has no binding for them. Numbers (addresses) cross as integers; the scratch structs below are
+used by the reader's thread only, worker threads make their own.
+"""
+
+import errno
+import os
+import re
+from typing import Any, Final, Protocol
+
+import cffi
+
+_ffi: Final = cffi.FFI()
+_ffi.cdef(
+    """
+    struct vec { uintptr_t base; size_t length; };
+    ssize_t process_vm_readv(int pid, const struct vec *local, unsigned long nlocal,
+                             const struct vec *remote, unsigned long nremote, unsigned long flags);
+    ssize_t process_vm_writev(int pid, const struct vec *local, unsigned long nlocal,
+                              const struct vec *remote, unsigned long nremote, unsigned long flags);
+    struct cap_header { uint32_t version; int pid; };
+    struct cap_data { uint32_t effective, permitted, inheritable; };
+    int capget(struct cap_header *header, struct cap_data *data);
+    long syscall(long number, ...);
+    """
+)
+_libc: Any = _ffi.dlopen(None)
+
+CAP_IPC_LOCK: Final = 14
+CAP_SYS_RAWIO: Final = 17
+CAP_SYS_RESOURCE: Final = 24
+
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_PIDFD_THREAD: Final = os.O_EXCL  # Linux 6.9
+_SYS_PIDFD_GETFD: Final = 438
+
+_SCRATCH_SIZE: Final = 4096
+_scratch: Final = bytearray(_SCRATCH_SIZE)
+_scratch_c: Final = _ffi.from_buffer(_scratch)
+_scratch_address: Final = int(_ffi.cast("uintptr_t", _scratch_c))
+_local: Any = _ffi.new("struct vec *")
+_remote: Any = _ffi.new("struct vec *")
+_cap_header: Any = _ffi.new("struct cap_header *", {"version": _CAPABILITY_VERSION_3})
+_cap_data: Any = _ffi.new("struct cap_data[2]")
+
+
+class Memory(Protocol):
+    """A client's memory, as the engine's side sees it; tests have a twin of bytes."""
+
+    def read(self, address: int, length: int) -> bytes:
+        """At most `length` bytes from `address`; shorter when a byte cannot be read, empty when the first cannot."""
+
+    def write(self, address: int, data: bytes) -> int:
+        """How many bytes of `data` were written before one could not be."""
+
+
+class ProcessMemory:
+    """The memory of a live thread, by process_vm_readv and process_vm_writev (they respect page protection)."""
+
+    __slots__ = ("_tid",)
+
+    def __init__(self, tid: int) -> None:
+        self._tid = tid
+
+    def read(self, address: int, length: int) -> bytes:
+        _remote.base = address
+        if length <= _SCRATCH_SIZE:
+            _local.base = _scratch_address
+            _local.length = _remote.length = length
+            count = _libc.process_vm_readv(self._tid, _local, 1, _remote, 1, 0)
+            return bytes(_scratch[:count]) if count > 0 else b""
+        data = bytearray(length)
+        holder = _ffi.from_buffer(data)
+        _local.base = int(_ffi.cast("uintptr_t", holder))
+        _local.length = _remote.length = length
+        count = _libc.process_vm_readv(self._tid, _local, 1, _remote, 1, 0)
+        return bytes(data[:count]) if count > 0 else b""
+
+    def write(self, address: int, data: bytes) -> int:
+        holder = _ffi.from_buffer(data)
+        _local.base = int(_ffi.cast("uintptr_t", holder))
+        _remote.base = address
+        _local.length = _remote.length = len(data)
+        return max(0, int(_libc.process_vm_writev(self._tid, _local, 1, _remote, 1, 0)))
+
+
+class Caller:
+    """One thread, for the length of one request.
+
+    tid 0 means that the thread is not visible from our pid namespace: nothing of it can be reached.
+    """
+
+    __slots__ = ("gid", "memory", "tid", "uid")
+
+    def __init__(self, tid: int, uid: int, gid: int) -> None:
+        self.tid = tid
+        self.uid = uid
+        self.gid = gid
+        self.memory: Memory = ProcessMemory(tid)
+
+    def capable(self, capability: int) -> bool:
+        """Whether the thread has `capability` (CAP_*) in effect, in our own user namespace.
+
+        As the kernel's capable(): capabilities in a namespace that the client made itself do not count.
+        """
+        if self.tid == 0:
+            return False
+        _cap_header.version = _CAPABILITY_VERSION_3
+        _cap_header.pid = self.tid
+        if _libc.capget(_cap_header, _cap_data) != 0:
+            return False
+        if not _cap_data[capability // 32].effective >> capability % 32 & 1:
+            return False
+        try:
+            return os.stat(f"/proc/{self.tid}/ns/user").st_ino == _our_user_namespace()
+        except OSError:
+            return False
+
+    def descriptor(self, number: int) -> int:
+        """A descriptor of ours for the same open file as the caller's descriptor `number`; close it.
+
+        OSError(EBADF) when the caller has no such descriptor; other errnos when we may not fetch it.
+        """
+        pidfd = self._pidfd()
+        try:
+            got = _libc.syscall(
+                _SYS_PIDFD_GETFD, _ffi.cast("long", pidfd), _ffi.cast("long", number), _ffi.cast("long", 0)
+            )
+            if got < 0:
+                raise OSError(_ffi.errno, os.strerror(_ffi.errno))
+            return int(got)
+        finally:
+            os.close(pidfd)
+
+    def _pidfd(self) -> int:
+        try:
+            return os.pidfd_open(self.tid, _PIDFD_THREAD)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        return os.pidfd_open(self.process(), 0)
+
+    def process(self) -> int:
+        """The id of the process that the thread belongs to. OSError when it is gone."""
+        with open(f"/proc/{self.tid}/status", "rb") as status:
+            found = re.search(rb"^Tgid:\t(\d+)$", status.read(), re.MULTILINE)
+        if found is None:
+            raise OSError(errno.ESRCH, "no Tgid")
+        return int(found[1])
+
+    def name(self) -> str:
+        """`comm[tid]`, for people."""
+        try:
+            with open(f"/proc/{self.tid}/comm", encoding="utf-8", errors="replace") as comm:
+                return f"{comm.read().rstrip()}[{self.tid}]"
+        except OSError:
+            return f"[{self.tid}]"
+
+
+_user_namespace = 0
+
+
+def _our_user_namespace() -> int:
+    global _user_namespace
+    if not _user_namespace:
+        _user_namespace = os.stat("/proc/self/ns/user").st_ino
+    return _user_namespace

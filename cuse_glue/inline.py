@@ -1,0 +1,57 @@
+"""Run a coroutine at once where it stands, and give it a task of its own only if it has to wait.
+
+A task switch in trio costs about as much as a whole ioctl, and nearly every request ends without waiting. So the reader
+starts each handler by hand, in its own task; a handler that must wait first says so (`await leave()`), and from there on it
+runs in a task of its own. The rule that makes this sound: **nothing may wait, open a cancel scope or a nursery before it has
+awaited `leave()`** (trio would bind it to the reader's task). `start` finds out a breach and stops it.
+"""
+
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any, Final
+
+
+class _Leave:
+    """The one object that `leave` yields; trio never sees it."""
+
+
+_LEAVE: Final = _Leave()
+
+
+@types.coroutine
+def leave() -> Generator[Any, None, None]:
+    """Move the rest of this coroutine to a task of its own. Outside `start` (in tests, or when already moved): no effect."""
+    global _inline
+    if _inline:
+        _inline = False
+        yield _LEAVE
+
+
+_inline = False
+
+
+def start(coro: Coroutine[Any, Any, Any]) -> tuple[bool, Any]:
+    """Run `coro` until it ends or leaves.
+
+    Returns (True, its value) when it ended, (False, None) when `finish(coro)` must be awaited in another task.
+    What the coroutine raises goes through.
+    """
+    global _inline
+    _inline = True
+    try:
+        step = coro.send(None)
+    except StopIteration as stop:
+        return True, stop.value
+    finally:
+        _inline = False
+    if step is not _LEAVE:
+        coro.throw(RuntimeError("a handler waited before `await leave()`"))
+        raise RuntimeError("a handler waited before `await leave()`")
+    return False, None
+
+
+@types.coroutine
+def finish(coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """The rest of a coroutine that left, to be awaited in its new task."""
+    # `yield from`, because `await` refuses a coroutine that somebody has begun.
+    return (yield from coro)

@@ -1,0 +1,110 @@
+"""The FUSE protocol as bytes: the structs that a session of one device file can meet.
+
+/dev/fuse and /dev/cuse speak it alike (protocol 7.x, `linux/fuse.h`): every request is a 40-byte header and a body, every
+reply a 16-byte header and a body, all integers in the machine's byte order (little-endian on what we support). This module
+only knows layouts; who answers what is `session.py`.
+"""
+
+from struct import Struct
+from typing import Final
+
+PROTOCOL_MAJOR: Final = 7
+PROTOCOL_MINOR: Final = 38
+CUSE_MINOR: Final = 31
+
+# Opcodes
+LOOKUP: Final = 1
+FORGET: Final = 2
+GETATTR: Final = 3
+SETATTR: Final = 4
+OPEN: Final = 14
+READ: Final = 15
+WRITE: Final = 16
+STATFS: Final = 17
+RELEASE: Final = 18
+FSYNC: Final = 20
+FLUSH: Final = 25
+INIT: Final = 26
+INTERRUPT: Final = 36
+DESTROY: Final = 38
+IOCTL: Final = 39
+POLL: Final = 40
+BATCH_FORGET: Final = 42
+FALLOCATE: Final = 43
+LSEEK: Final = 46
+CUSE_INIT: Final = 4096
+
+NOTIFY_POLL: Final = 1
+
+# INIT flags
+ASYNC_READ: Final = 1 << 0
+ATOMIC_O_TRUNC: Final = 1 << 3
+BIG_WRITES: Final = 1 << 5
+
+# OPEN reply flags
+FOPEN_DIRECT_IO: Final = 1 << 0
+FOPEN_NONSEEKABLE: Final = 1 << 2
+FOPEN_STREAM: Final = 1 << 4
+
+# IOCTL request flags
+IOCTL_COMPAT: Final = 1 << 0
+IOCTL_UNRESTRICTED: Final = 1 << 1
+IOCTL_32BIT: Final = 1 << 3
+
+POLL_SCHEDULE_NOTIFY: Final = 1 << 0
+
+# SETATTR `valid` bits
+FATTR_MODE: Final = 1 << 0
+FATTR_UID: Final = 1 << 1
+FATTR_GID: Final = 1 << 2
+FATTR_SIZE: Final = 1 << 3
+
+IN_HEADER: Final = Struct("<IIQQIIIHH")  # len opcode unique nodeid uid gid pid extlen padding
+OUT_HEADER: Final = Struct("<IiQ")  # len error unique
+
+INIT_IN: Final = Struct("<IIII")  # major minor max_readahead flags (flags2 and 11 spare words may follow)
+INIT_OUT: Final = Struct("<IIIIHHIIHHIIH22x")
+CUSE_INIT_IN: Final = Struct("<IIII")  # major minor unused flags
+CUSE_INIT_OUT: Final = Struct("<IIIIIIII40x")  # major minor unused flags max_read max_write dev_major dev_minor
+
+ATTR_OUT: Final = Struct("<QII6Q10I")  # valid seconds, nsec, dummy, then struct fuse_attr
+SETATTR_IN: Final = Struct("<IIQQQQQQIIIIIIII")
+OPEN_IN: Final = Struct("<II")  # flags open_flags
+OPEN_OUT: Final = Struct("<QIi")  # fh open_flags backing_id
+RELEASE_IN: Final = Struct("<QIIQ")  # fh flags release_flags lock_owner
+IOCTL_IN: Final = Struct("<QIIQII")  # fh flags cmd arg in_size out_size
+IOCTL_OUT: Final = Struct("<iIII")  # result flags in_iovs out_iovs
+IOCTL_REPLY: Final = Struct("<IiQiIII")  # OUT_HEADER and IOCTL_OUT in one, for the hot path
+READ_IN: Final = Struct("<QQIIQII")  # fh offset size read_flags lock_owner flags padding
+WRITE_IN: Final = Struct("<QQIIQII")  # fh offset size write_flags lock_owner flags padding
+WRITE_OUT: Final = Struct("<II")  # size padding
+POLL_IN: Final = Struct("<QQII")  # fh kh flags events
+POLL_OUT: Final = Struct("<II")  # revents padding
+INTERRUPT_IN: Final = Struct("<Q")  # unique of the request to interrupt
+STATFS_OUT: Final = Struct("<QQQQQIIII24x")
+NOTIFY_POLL_OUT: Final = Struct("<Q")  # kh
+
+REQUEST_HEADER_SIZE: Final = IN_HEADER.size
+REPLY_HEADER_SIZE: Final = OUT_HEADER.size
+
+
+def reply(unique: int, error: int, body: bytes = b"") -> bytes:
+    """One reply: `error` is 0 or a negative errno; with an error there is no body (the kernel refuses one)."""
+    return OUT_HEADER.pack(REPLY_HEADER_SIZE + len(body), error, unique) + body
+
+
+def ioctl_reply(unique: int, result: int) -> bytes:
+    """The reply to IOCTL: `result` is what ioctl(2) gives, any int of 32 bits; -errno for a failure."""
+    return IOCTL_REPLY.pack(IOCTL_REPLY.size, 0, unique, result, 0, 0, 0)
+
+
+def notify_poll(handle: int) -> bytes:
+    """A message of our own (unique 0) that wakes those who poll the file with this kernel handle."""
+    return OUT_HEADER.pack(REPLY_HEADER_SIZE + NOTIFY_POLL_OUT.size, NOTIFY_POLL, 0) + NOTIFY_POLL_OUT.pack(handle)
+
+
+def attr_out(*, inode: int, mode: int, uid: int, gid: int, seconds_valid: int) -> bytes:
+    """Attributes of the one file: a regular file of size 0."""
+    return ATTR_OUT.pack(
+        seconds_valid, 0, 0, inode, 0, 0, 0, 0, 0, 0, 0, 0, mode, 1, uid, gid, 0, 4096, 0,
+    )  # fmt: skip

@@ -1,0 +1,130 @@
+"""Objects and their IDs: reserve, fill, publish (or abort); destroy only what nothing needs.
+
+An ID is given out at creation, but nobody finds the object by it before `publish`, which is the last step and cannot fail. Two lists on
+each object say why it cannot go: `users` (objects that would break) and `shortterm_users` (requests that are running on it now).
+They are lists, not counters, so that EBUSY can name who, and so that "users equal the graph" can be tested.
+
+Ref: v7.3 main.c (iommufd_object_*)
+"""
+
+import heapq
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EBUSY, ENOENT, ENOMEM
+from typing import Final, TypeVar
+
+from ..errors import IoctlError
+
+ID_LAST: Final = (1 << 31) - 1
+
+
+class Object:
+    """Anything that a client names by an ID. `kind` is the name that people read."""
+
+    kind = "object"
+    __slots__ = ("id", "shortterm_users", "users")
+
+    def __init__(self) -> None:
+        self.id = 0
+        self.users: list[object] = []
+        self.shortterm_users: list[object] = []
+
+    def destroy(self) -> None:
+        """Take down what the object is. Nothing uses it any more; must not fail."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+Kind = TypeVar("Kind", bound=Object)
+
+
+class ObjectTable:
+    """The IDs of one context: from 1, always the lowest free one."""
+
+    def __init__(self) -> None:
+        self._objects: dict[int, Object | None] = {}
+        self._free: list[int] = []
+        self._next = 1
+
+    def __len__(self) -> int:
+        """How many IDs are taken, published or not."""
+        return len(self._objects)
+
+    def __iter__(self) -> Iterator[Object]:
+        """The published objects, by ID."""
+        return iter([found for _, found in sorted(self._objects.items()) if found is not None])
+
+    def reserve(self, obj: Object) -> None:
+        """Give `obj` the lowest free ID; it stays invisible. ENOMEM when all 2^31 - 1 are taken."""
+        if self._free:
+            obj.id = heapq.heappop(self._free)
+        elif self._next <= ID_LAST:
+            obj.id = self._next
+            self._next += 1
+        else:
+            raise IoctlError(ENOMEM, "all object IDs are in use")
+        self._objects[obj.id] = None
+
+    def publish(self, obj: Object) -> None:
+        """Make a reserved object visible."""
+        self._objects[obj.id] = obj
+
+    def abort(self, obj: Object) -> None:
+        """Give back the ID of an object that was reserved and never published."""
+        self._forget(obj.id)
+
+    def get(self, number: int, kind: type[Kind]) -> Kind:
+        """The published object with this ID and of this kind; ENOENT otherwise, as the kernel does not tell the two apart."""
+        found = self._objects.get(number)
+        if not isinstance(found, kind):
+            what = f"object {number} is of kind {found.kind}" if found is not None else f"there is no object {number}"
+            raise IoctlError(ENOENT, f"{what}; wanted: {kind.kind}")
+        return found
+
+    @contextmanager
+    def using(self, obj: Object, request: object) -> Iterator[None]:
+        """Around a wait: a request is running on `obj`, so it cannot be destroyed (EBUSY)."""
+        obj.shortterm_users.append(request)
+        try:
+            yield
+        finally:
+            obj.shortterm_users.remove(request)
+
+    def remove(self, number: int) -> Object:
+        """DESTROY: take the object out and take it down.
+
+        ENOENT: no such ID. EBUSY: another object or a running request needs it. Never waits.
+        """
+        found = self._objects.get(number)
+        if found is None:
+            raise IoctlError(ENOENT, f"there is no object {number}")
+        if found.users:
+            raise IoctlError(EBUSY, f"{found} is in use by {', '.join(map(str, found.users[:8]))}")
+        if found.shortterm_users:
+            raise IoctlError(EBUSY, f"a request is running on {found}")
+        self._forget(number)
+        found.destroy()
+        return found
+
+    def remove_all(self) -> None:
+        """Destroy everything, users before what they use. The file was released: nobody can ask any more.
+
+        Ref: v7.3 main.c iommufd_fops_release
+        """
+        while self._objects:
+            leaves = [number for number, obj in sorted(self._objects.items()) if obj is None or not obj.users]
+            if not leaves:
+                raise AssertionError(f"users form a circle: {[str(o) for o in self]}")
+            for number in leaves:
+                obj = self._objects.get(number)
+                self._forget(number)
+                if obj is not None:
+                    obj.destroy()
+
+    def _forget(self, number: int) -> None:
+        del self._objects[number]
+        heapq.heappush(self._free, number)
+        if not self._objects:
+            self._free.clear()
+            self._next = 1

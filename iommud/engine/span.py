@@ -1,0 +1,93 @@
+"""Ranges of numbers from 0 to U64_MAX: a small set that may overlap, and the holes between ranges.
+
+`last` is inclusive everywhere: a range may end at U64_MAX, where last + 1 would overflow in the kernel.
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+U64_MAX: Final = (1 << 64) - 1
+
+
+class Span(NamedTuple):
+    """The numbers from `start` to `last`; `owner` says on whose behalf."""
+
+    start: int
+    last: int
+    owner: object = None
+
+    def __str__(self) -> str:
+        return f"{self.start:#x}..{self.last:#x}"
+
+
+class Spans:
+    """Ranges ordered by start; they may overlap and may be equal. Made for hundreds, not for millions."""
+
+    __slots__ = ("_longest", "_spans")
+
+    def __init__(self) -> None:
+        self._spans: list[Span] = []
+        self._longest = 0  # no range covers more than this many numbers: bounds the walk back in `first`
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __iter__(self) -> Iterator[Span]:
+        return iter(self._spans)
+
+    def add(self, span: Span) -> None:
+        insort(self._spans, span, key=_start)
+        self._longest = max(self._longest, span.last - span.start + 1)
+
+    def remove_owner(self, owner: object) -> None:
+        """Take out every range that was added for `owner`."""
+        self._spans = [span for span in self._spans if span.owner is not owner]
+
+    def first(self, start: int, last: int) -> Span | None:
+        """The lowest range that has a number in common with start..last."""
+        low = bisect_left(self._spans, start - self._longest + 1, key=_start)
+        for span in self._spans[low : bisect_right(self._spans, last, key=_start)]:
+            if span.last >= start:
+                return span
+        return None
+
+    def holes(self, start: int, last: int) -> Iterator[tuple[int, int]]:
+        """The maximal stretches (start, last) of start..last that no range touches, upwards."""
+        position = start
+        for span in self._spans[bisect_left(self._spans, start - self._longest + 1, key=_start) :]:
+            if span.start > last:
+                break
+            if span.last < position:
+                continue
+            if span.start > position:
+                yield position, span.start - 1
+            position = span.last + 1
+            if position > last:
+                return
+        yield position, last
+
+    def union(self) -> Iterator[tuple[int, int]]:
+        """The ranges upwards, those that overlap or touch made one."""
+        current: tuple[int, int] | None = None
+        for span in self._spans:
+            if current is not None and span.start <= current[1] + 1:
+                current = current[0], max(current[1], span.last)
+            else:
+                if current is not None:
+                    yield current
+                current = span.start, span.last
+        if current is not None:
+            yield current
+
+
+def _start(span: Span) -> int:
+    return span.start
+
+
+def spans_of(ranges: Iterable[tuple[int, int]]) -> Spans:
+    """A set of these (start, last) ranges."""
+    made = Spans()
+    for start, last in ranges:
+        made.add(Span(start, last))
+    return made

@@ -1,0 +1,18 @@
+"""The one exception by which a request is refused: what the client gets, and the sentence for the person."""
+
+import errno as _errno
+
+
+class IoctlError(Exception):
+    """A request refused by a rule of the kernel.
+
+    Not an OSError, so that a stray ENOENT of our own (a file of /proc that went) can never become a client's answer.
+    """
+
+    def __init__(self, errno: int, why: str) -> None:
+        super().__init__(errno, why)
+        self.errno = errno
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"{_errno.errorcode.get(self.errno, self.errno)}: {self.why}"

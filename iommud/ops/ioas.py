@@ -1,0 +1,201 @@
+"""The IOAS_* ioctls: wire values into the engine's, in the kernel's order of checks. Ref: v7.3 ioas.c"""
+
+from errno import EBADF, EFAULT, EINVAL, EMSGSIZE, ENOENT, EOVERFLOW
+from typing import Final
+
+import trio
+
+from cuse_glue.inline import leave
+
+from ..engine.io_pagetable import PROT_READ, PROT_WRITE
+from ..engine.ioas import Ioas
+from ..engine.pages import Slice, check_file_range, file_slice, user_slice
+from ..engine.span import U64_MAX, Span, Spans
+from ..errors import IoctlError
+from ..uapi.header import const, ffi
+from .request import Request
+
+CAP_IPC_LOCK: Final = 14
+UNMAP_AT_ONCE: Final = 2048  # areas between which other requests get their turn
+RANGES_AT_ONCE: Final = 4096  # struct iommu_iova_range
+
+_FIXED: Final = const("IOMMU_IOAS_MAP_FIXED_IOVA")
+_WRITEABLE: Final = const("IOMMU_IOAS_MAP_WRITEABLE")
+_READABLE: Final = const("IOMMU_IOAS_MAP_READABLE")
+_RANGE_SIZE: Final = ffi.sizeof("struct iommu_iova_range")
+
+
+async def ioas_alloc(request: Request) -> None:
+    """ENOMEM: no ID is left. EFAULT: the ID could not be told, so there is no IOAS."""
+    objects = request.context.objects
+    ioas = Ioas()
+    objects.reserve(ioas)
+    request.cmd.out_ioas_id = ioas.id
+    try:
+        request.respond()
+    except IoctlError:
+        objects.abort(ioas)
+        raise
+    objects.publish(ioas)
+
+
+async def ioas_iova_ranges(request: Request) -> None:
+    """ENOENT: no such IOAS. EFAULT: the array or the struct cannot be written. EMSGSIZE: the array is too short; num_iovas tells."""
+    cmd = request.cmd
+    iopt = request.context.ioas(cmd.ioas_id).iopt
+    room, count = cmd.num_iovas, 0
+    cmd.out_iova_alignment = iopt.iova_alignment
+    for start, last in iopt.usable():
+        if count < room:
+            data = start.to_bytes(8, "little") + last.to_bytes(8, "little")
+            request.write(cmd.allowed_iovas + count * _RANGE_SIZE & U64_MAX, data, f"range {count}")
+        count += 1
+    cmd.num_iovas = count
+    request.respond()
+    if count > room:
+        raise IoctlError(EMSGSIZE, f"there are {count} ranges, the array has room for {room}")
+
+
+async def ioas_allow_iovas(request: Request) -> None:
+    """ENOENT: no such IOAS. EFAULT: the array ends early. EINVAL: a range is empty, a single IOVA, or overlaps another.
+    EADDRINUSE: a range is reserved; the list then stays as it was."""
+    cmd = request.cmd
+    ioas = request.context.ioas(cmd.ioas_id)
+    with request.context.objects.using(ioas, request):
+        ioas.iopt.allow(await _load_ranges(request, cmd.allowed_iovas, cmd.num_iovas))
+
+
+async def _load_ranges(request: Request, address: int, count: int) -> Spans:
+    ranges = Spans()
+    done = 0
+    while done < count:
+        wanted = min(RANGES_AT_ONCE, count - done) * _RANGE_SIZE
+        position = address + done * _RANGE_SIZE & U64_MAX
+        data = request.caller.memory.read(position, wanted)
+        for at in range(0, len(data) - _RANGE_SIZE + 1, _RANGE_SIZE):
+            start = int.from_bytes(data[at : at + 8], "little")
+            last = int.from_bytes(data[at + 8 : at + 16], "little")
+            if start >= last:
+                raise IoctlError(EINVAL, f"range {done}: start {start:#x} is not less than last {last:#x}")
+            other = ranges.first(start, last)
+            if other is not None:
+                raise IoctlError(EINVAL, f"range {done}: {start:#x}..{last:#x} overlaps {other}")
+            ranges.add(Span(start, last))
+            done += 1
+        if len(data) < wanted:
+            raise IoctlError(EFAULT, f"range {done} cannot be read at {position + len(data):#x}")
+        if done < count:
+            await leave()
+            await trio.lowlevel.checkpoint()
+    return ranges
+
+
+async def ioas_map(request: Request) -> None:
+    """Errors: see `_check_numbers` and engine.io_pagetable. ENOENT: no such IOAS. EFAULT: the IOVA cannot be told; the area stays."""
+    cmd = request.cmd
+    flags = cmd.flags
+    _check_numbers(flags, iova=cmd.iova, length=cmd.length)
+    ioas = request.context.ioas(cmd.ioas_id)
+    account_mode = request.context.account_mode_for(request.caller.capable(CAP_IPC_LOCK))
+    part = user_slice(
+        request.address_space(), cmd.user_va, cmd.length, writable=bool(flags & _WRITEABLE), account_mode=account_mode
+    )
+    cmd.iova = _map(ioas, [part], cmd.length, cmd.iova, flags)
+    request.respond()
+
+
+async def ioas_map_file(request: Request) -> None:
+    """As `ioas_map`, and EBADF: no such descriptor."""
+    cmd = request.cmd
+    flags = cmd.flags
+    _check_numbers(flags, iova=cmd.iova, length=cmd.length)
+    ioas = request.context.ioas(cmd.ioas_id)
+    check_file_range(cmd.start, cmd.length)
+    try:
+        file = request.origins.file(request.caller, cmd.fd)
+    except OSError as error:
+        raise IoctlError(EBADF, f"descriptor {cmd.fd} of the caller: {error.strerror}") from None
+    file.hold()
+    try:
+        account_mode = request.context.account_mode_for(request.caller.capable(CAP_IPC_LOCK))
+        part = file_slice(
+            file, cmd.start, cmd.length, writable=bool(flags & _WRITEABLE), account_mode=account_mode
+        )
+        cmd.iova = _map(ioas, [part], cmd.length, cmd.iova, flags)
+    finally:
+        file.drop()
+    request.respond()
+
+
+async def ioas_copy(request: Request) -> None:
+    """ENOENT: an IOAS is missing, or a part of the source is not mapped. EPERM: writeable from pages that are not.
+    Else as `ioas_map`."""
+    cmd = request.cmd
+    flags = cmd.flags
+    _check_numbers(flags, length=cmd.length, src_iova=cmd.src_iova, dst_iova=cmd.dst_iova)
+    parts = request.context.ioas(cmd.src_ioas_id).iopt.slices(cmd.src_iova, cmd.length)
+    try:
+        destination = request.context.ioas(cmd.dst_ioas_id)
+    except IoctlError:
+        _put(parts)
+        raise
+    cmd.dst_iova = _map(destination, parts, cmd.length, cmd.dst_iova, flags)
+    request.respond()
+
+
+async def ioas_unmap(request: Request) -> None:
+    """ENOENT: no such IOAS, nothing is mapped there, or an area reaches out of the range. EINVAL: length 0. EOVERFLOW: beyond 2^64 - 1.
+    EBUSY: an area is in use. `length` becomes the bytes unmapped; 0 with length U64_MAX means everything, even nothing."""
+    cmd = request.cmd
+    ioas = request.context.ioas(cmd.ioas_id)
+    start, length = cmd.iova, cmd.length
+    everything = start == 0 and length == U64_MAX
+    if everything:
+        last = U64_MAX
+    else:
+        if start == U64_MAX or length == U64_MAX:
+            raise IoctlError(EOVERFLOW, f"IOVA {start:#x} or length {length:#x} is U64_MAX")
+        if not length:
+            raise IoctlError(EINVAL, "length is 0")
+        last = start + length - 1
+        if last > U64_MAX:
+            raise IoctlError(EOVERFLOW, f"IOVA {start:#x} + length {length:#x} is beyond 2^64 - 1")
+    with request.context.objects.using(ioas, request):
+        unmapped = 0
+        position: int | None = start
+        while True:
+            count, position = ioas.iopt.unmap(position, last, UNMAP_AT_ONCE)
+            unmapped += count
+            if position is None:
+                break
+            await leave()
+            await trio.lowlevel.checkpoint()
+    if not unmapped and not everything:
+        raise IoctlError(ENOENT, f"nothing is mapped in {start:#x}..{last:#x}")
+    cmd.length = unmapped
+    request.respond()
+
+
+def _check_numbers(flags: int, **numbers: int) -> None:
+    """EOVERFLOW: one of the numbers is U64_MAX. EINVAL: neither readable nor writeable."""
+    for name, value in numbers.items():
+        if value == U64_MAX:
+            raise IoctlError(EOVERFLOW, f"{name} is U64_MAX")
+    if not flags & (_WRITEABLE | _READABLE):
+        raise IoctlError(EINVAL, "neither IOMMU_IOAS_MAP_READABLE nor IOMMU_IOAS_MAP_WRITEABLE is given")
+
+
+def _map(ioas: Ioas, parts: list[Slice], length: int, iova: int, flags: int) -> int:
+    prot = (PROT_WRITE if flags & _WRITEABLE else 0) | (PROT_READ if flags & _READABLE else 0)
+    try:
+        return ioas.iopt.map(parts, length, iova if flags & _FIXED else None, prot)
+    except IoctlError:
+        _put(parts)
+        raise
+
+
+def _put(parts: list[Slice]) -> None:
+    for part in parts:
+        part.pages.put()
+
+

@@ -1,0 +1,83 @@
+"""One ioctl being carried out: who asked, the decoded struct, and the way back into the caller's memory."""
+
+from errno import EFAULT
+from typing import Any, Protocol
+
+from ..engine.context import Context
+from ..engine.pages import Origin
+from ..errors import IoctlError
+from ..uapi import codec
+from ..uapi.table import Row
+
+
+class Memory(Protocol):
+    """A caller's memory (bytes). Both stop at the first byte that cannot be reached."""
+
+    def read(self, address: int, length: int) -> bytes: ...
+
+    def write(self, address: int, data: bytes) -> int: ...
+
+
+class Caller(Protocol):
+    """The process behind a request (cuse_glue.caller.Caller, or a test's twin)."""
+
+    @property
+    def memory(self) -> Memory: ...
+
+    def capable(self, capability: int) -> bool: ...
+
+    def name(self) -> str: ...
+
+
+class Origins(Protocol):
+    """Where the things come from that outlive a request (held by whoever keeps them)."""
+
+    def address_space(self, caller: Any, readable: int) -> Origin: ...
+
+    def file(self, caller: Any, number: int) -> Origin: ...
+
+
+class Request:
+    """What a handler gets. `cmd` is the struct, a cffi pointer; `row` its row of the table."""
+
+    __slots__ = ("address", "caller", "cmd", "context", "origins", "row", "user_size")
+
+    def __init__(
+        self, context: Context, caller: Caller, origins: Origins, row: Row, address: int, user_size: int, cmd: Any
+    ) -> None:
+        self.context = context
+        self.caller = caller
+        self.origins = origins
+        self.row = row
+        self.address = address
+        self.user_size = user_size
+        self.cmd = cmd
+
+    def respond(self) -> None:
+        """Write the struct back, as much of it as the caller knows. EFAULT: it cannot be written.
+
+        Ref: v7.3 iommufd_private.h iommufd_ucmd_respond
+        """
+        size = min(self.user_size, self.row.size)
+        self.write(self.address, codec.encode(self.cmd, size), "the struct")
+
+    def write(self, address: int, data: bytes, what: str) -> None:
+        """Write to the caller's memory. EFAULT: not all of it could be; what could stays written."""
+        count = self.caller.memory.write(address, data)
+        if count != len(data):
+            raise IoctlError(EFAULT, f"{what} cannot be written at {address + count:#x}")
+
+    def read(self, address: int, length: int, what: str) -> bytes:
+        """Read from the caller's memory. EFAULT: not all of it could be."""
+        data = self.caller.memory.read(address, length)
+        if len(data) != length:
+            raise IoctlError(EFAULT, f"{what} cannot be read at {address + len(data):#x}")
+        return data
+
+    def address_space(self) -> Origin:
+        """The caller's address space, to be held by what remembers memory in it."""
+        try:
+            return self.origins.address_space(self.caller, self.address)
+        except OSError as error:
+            # The process died in its ioctl: nobody is there to see the answer, but it gets one.
+            raise IoctlError(EFAULT, f"the caller's memory is out of reach: {error}") from None
