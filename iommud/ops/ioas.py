@@ -161,15 +161,12 @@ async def ioas_unmap(request: Request) -> None:
         if last > U64_MAX:
             raise IoctlError(EOVERFLOW, f"IOVA {start:#x} + length {length:#x} is beyond 2^64 - 1")
     with request.context.objects.using(ioas, request):
-        unmapped = 0
-        position: int | None = start
-        while True:
-            count, position = ioas.iopt.unmap(position, last, UNMAP_AT_ONCE)
-            unmapped += count
-            if position is None:
-                break
+        unmapped, position = ioas.iopt.unmap(start, last, UNMAP_AT_ONCE)
+        while position is not None:
             await leave()
             await trio.lowlevel.checkpoint()
+            count, position = ioas.iopt.unmap(position, last, UNMAP_AT_ONCE)
+            unmapped += count
     if not unmapped and not everything:
         raise IoctlError(ENOENT, f"nothing is mapped in {start:#x}..{last:#x}")
     cmd.length = unmapped
