@@ -5,7 +5,7 @@ moment the request needs it; nothing about a client is cached but what cannot ch
 the request: an exec gives the same thread another one (`mm.py`).
 
 The calls go through cffi because Python has no binding for them. Numbers (addresses) cross as integers; the scratch structs below are
-used by the reader's thread only, worker threads make their own.
+used by the reader's thread only, for up to a page; larger transfers may run in a worker thread.
 """
 
 import errno
@@ -68,25 +68,31 @@ class ProcessMemory:
         self._tid = tid
 
     def read(self, address: int, length: int) -> bytes:
-        _remote.base = address
         if length <= _SCRATCH_SIZE:
+            _remote.base = address
             _local.base = _scratch_address
             _local.length = _remote.length = length
             count = _libc.process_vm_readv(self._tid, _local, 1, _remote, 1, 0)
             return bytes(_scratch[:count]) if count > 0 else b""
         data = bytearray(length)
-        holder = _ffi.from_buffer(data)
-        _local.base = int(_ffi.cast("uintptr_t", holder))
-        _local.length = _remote.length = length
-        count = _libc.process_vm_readv(self._tid, _local, 1, _remote, 1, 0)
-        return bytes(data[:count]) if count > 0 else b""
+        local, remote = _vectors(data, address)
+        count = _libc.process_vm_readv(self._tid, local, 1, remote, 1, 0)
+        return bytes(memoryview(data)[:count]) if count > 0 else b""
 
     def write(self, address: int, data: bytes) -> int:
-        holder = _ffi.from_buffer(data)
-        _local.base = int(_ffi.cast("uintptr_t", holder))
-        _remote.base = address
-        _local.length = _remote.length = len(data)
-        return max(0, int(_libc.process_vm_writev(self._tid, _local, 1, _remote, 1, 0)))
+        if len(data) <= _SCRATCH_SIZE:
+            _remote.base = address
+            _local.base = int(_ffi.cast("uintptr_t", _ffi.from_buffer(data)))
+            _local.length = _remote.length = len(data)
+            return max(0, int(_libc.process_vm_writev(self._tid, _local, 1, _remote, 1, 0)))
+        local, remote = _vectors(data, address)
+        return max(0, int(_libc.process_vm_writev(self._tid, local, 1, remote, 1, 0)))
+
+
+def _vectors(data: bytes | bytearray, address: int) -> tuple[Any, Any]:
+    """For large transfers, which may run in a worker thread: not the reader's scratch."""
+    start = int(_ffi.cast("uintptr_t", _ffi.from_buffer(data)))
+    return _ffi.new("struct vec *", (start, len(data))), _ffi.new("struct vec *", (address, len(data)))
 
 
 class Caller:

@@ -22,10 +22,11 @@ GROUP: Final = 64  # blocks
 class Area:
     """`iova`..`last` shows the bytes of `pages` from `start_byte` on.
 
-    `pages` is None while the area is being set up or taken down; others then get EBUSY.
+    `pages` is None while the area is being set up or taken down; others then get EBUSY. `hold` is there only while accesses
+    have it pinned.
     """
 
-    __slots__ = ("iova", "last", "pages", "prot", "start_byte")
+    __slots__ = ("hold", "iova", "last", "pages", "prot", "start_byte")
 
     def __init__(self, iova: int, last: int, start_byte: int, prot: int) -> None:
         self.iova = iova
@@ -33,6 +34,16 @@ class Area:
         self.start_byte = start_byte
         self.prot = prot
         self.pages: Pages | None = None
+        self.hold: AreaHold | None = None
+
+    @property
+    def first_index(self) -> int:
+        """The index of the area's first page in its Pages."""
+        return self.start_byte // PAGE_SIZE
+
+    @property
+    def last_index(self) -> int:
+        return (self.start_byte + self.last - self.iova) // PAGE_SIZE
 
     @property
     def length(self) -> int:
@@ -45,6 +56,17 @@ class Area:
 
     def __str__(self) -> str:
         return f"the area {self.iova:#x}..{self.last:#x}"
+
+
+class AreaHold:
+    """How accesses hold an area: how many pins, how many of them refuse an unmap, and whether an unmap is waiting for them to go."""
+
+    __slots__ = ("locks", "pins", "prevent_access")
+
+    def __init__(self) -> None:
+        self.pins = 0
+        self.locks = 0
+        self.prevent_access = False
 
 
 class _Block:

@@ -3,9 +3,12 @@
 Ref: v7.3 main.c struct iommufd_ctx
 """
 
+from collections.abc import Hashable
 from errno import EBUSY, EINVAL
 
 from ..errors import IoctlError
+from .group import Group
+from .host import Host
 from .ioas import Ioas
 from .objects import ObjectTable
 from .pages import AccountMode
@@ -14,7 +17,9 @@ from .pages import AccountMode
 class Context:
     """The objects of one open file and the options that all of them share."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host | None = None) -> None:
+        self.host = host or Host()
+        self.groups: dict[Hashable, Group] = {}
         self.objects = ObjectTable()
         self.account_mode = AccountMode.NONE  # MM once RLIMIT_MODE was set to 1; else the default, per user
 

@@ -8,27 +8,39 @@ Mapping is in steps, as in the kernel: areas are put in with `pages = None` so t
 request that meets an area in between gets EBUSY. Unmapping takes whole areas only, one after the other: those taken before a rule
 was broken stay taken.
 
+Page tables (`domains`) and accesses stand on it. Every domain shows every area; the pages of an area are pinned while there is a
+domain, once, however many domains there are.
+
 Ref: v7.3 io_pagetable.c
 """
 
-from collections.abc import Iterable
-from errno import EADDRINUSE, EBUSY, EEXIST, EINVAL, ENOENT, ENOSPC, EOVERFLOW, EPERM
-from typing import Final
+from collections.abc import Generator, Hashable, Iterable
+from errno import EADDRINUSE, EBUSY, EINVAL, ENOENT, EOVERFLOW, EPERM
+from typing import TYPE_CHECKING, Final
 
 from ..errors import IoctlError
 from .area import Area, AreaMap
-from .pages import PAGE_SIZE, Slice
+from .domain import Domain
+from .host import Host
+from .iova import check, choose
+from .pages import PAGE_SIZE, Pages, Slice
 from .span import U64_MAX, Span, Spans
+
+if TYPE_CHECKING:
+    from .access import Access
 
 PROT_WRITE: Final = 1 << 1
 PROT_READ: Final = 1 << 0
-HUGE_PAGE_SIZE: Final = 2 << 20  # bytes; what the kernel's choice of an IOVA is aligned to at most (x86-64, THP)
+FILL_AT_ONCE: Final = 256  # areas between which others get their turn while a page table is filled
 
 
 class IoPagetable:
     """The mappings of one IOAS."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host | None = None) -> None:
+        self.host = host or Host()
+        self.domains: list[Domain] = []
+        self.accesses: list[Access] = []
         self.areas = AreaMap()
         self.allowed = Spans()
         self.reserved = Spans()
@@ -43,8 +55,25 @@ class IoPagetable:
         On success the areas take over the references to the slices' pages; on failure the caller keeps them. Errors as `reserve`.
         """
         areas = self.insert(slices, length, iova, prot)
+        try:
+            self.fill(areas, slices)
+        except IoctlError:
+            self.abort(areas)
+            raise
         self.publish(areas, slices)
         return areas[0].iova
+
+    def fill(self, areas: list[Area], slices: list[Slice]) -> None:
+        """Pin what `areas` will show, if there is a page table to show it. EFAULT, ENOMEM: as Pages.cover; then nothing is pinned."""
+        if not self.domains:
+            return
+        for done, (area, part) in enumerate(zip(areas, slices, strict=True)):
+            try:
+                part.pages.cover(self.host, area.first_index, area.last_index)
+            except IoctlError:
+                for undo, of in zip(areas[:done], slices[:done], strict=True):
+                    of.pages.uncover(self.host, undo.first_index, undo.last_index)
+                raise
 
     def insert(self, slices: list[Slice], length: int, iova: int | None, prot: int) -> list[Area]:
         """The first half of `map`: the areas stand, with `pages = None`. All or none.
@@ -56,9 +85,9 @@ class IoPagetable:
         if length & (self.iova_alignment - 1) or not length:
             raise IoctlError(EINVAL, f"length {length:#x} is 0 or not a multiple of the alignment {self.iova_alignment:#x}")
         if iova is None:
-            iova = self._choose(slices[0].address, length)
+            iova = choose(self, slices[0].address, length)
         else:
-            self._check(iova, length)
+            check(self, iova, length)
         areas: list[Area] = []
         try:
             for part in slices:
@@ -92,54 +121,10 @@ class IoPagetable:
         if last > U64_MAX:
             raise IoctlError(EOVERFLOW, f"IOVA {iova:#x} + length {part.length:#x} is beyond 2^64 - 1")
         area = Area(iova, last, part.start_byte, prot)
+        if area.last_index >= part.pages.npages:
+            raise IoctlError(EOVERFLOW, f"length {part.length:#x} is more than can be counted in pages")
         self.areas.add(area)
         return area
-
-    def _check(self, iova: int, length: int) -> None:
-        # Ref: v7.3 io_pagetable.c iopt_check_iova
-        if iova & (self.iova_alignment - 1):
-            raise IoctlError(EINVAL, f"IOVA {iova:#x} is not a multiple of the alignment {self.iova_alignment:#x}")
-        last = iova + length - 1
-        if last > U64_MAX:
-            raise IoctlError(EOVERFLOW, f"IOVA {iova:#x} + length {length:#x} is beyond 2^64 - 1")
-        reserved = self.reserved.first(iova, last)
-        if reserved is not None:
-            raise IoctlError(EINVAL, f"IOVA {iova:#x}..{last:#x} touches the reserved range {reserved}")
-        area = self.areas.first(iova, last)
-        if area is not None:
-            raise IoctlError(EEXIST, f"IOVA {iova:#x}..{last:#x} overlaps {area}")
-
-    def _choose(self, address: int, length: int) -> int:
-        """The lowest free IOVA, aligned as the memory is (to the length's next power of two, 2 MiB at most), never 0.
-
-        Ref: v7.3 io_pagetable.c iopt_alloc_iova
-        """
-        if length >= U64_MAX // 2:
-            raise IoctlError(EOVERFLOW, f"length {length:#x} is too large for a chosen IOVA")
-        alignment = 1 << (length - 1).bit_length()
-        if address:
-            alignment = min(alignment, address & -address)
-        alignment = min(alignment, HUGE_PAGE_SIZE)
-        if alignment < self.iova_alignment:
-            raise IoctlError(
-                EINVAL, f"memory at {address:#x}, aligned to {alignment:#x}, cannot meet the alignment {self.iova_alignment:#x}"
-            )
-        offset = address % PAGE_SIZE
-        first, last = PAGE_SIZE, U64_MAX - PAGE_SIZE
-        if len(self.allowed):
-            windows = [(max(s, first), min(e, last)) for s, e in self.allowed.union() if e >= first and s <= last]
-        else:
-            windows = [(first, last)]
-        for start, end in windows:
-            begin = _fit(start, end, length, alignment, offset)
-            if begin is None:
-                continue
-            for hole_start, hole_last in self.areas.holes(begin, end, length):
-                for free_start, free_last in self.reserved.holes(hole_start, hole_last):
-                    found = _fit(free_start, free_last, length, alignment, offset)
-                    if found is not None:
-                        return found
-        raise IoctlError(ENOSPC, f"no free range of {length:#x} bytes aligned to {alignment:#x} is left")
 
     # --- copy ---
 
@@ -172,8 +157,9 @@ class IoPagetable:
     def unmap(self, start: int, last: int, limit: int) -> tuple[int, int | None]:
         """Unmap the areas that lie in start..last, `limit` at most.
 
-        Returns the bytes unmapped and where to go on, None when the range is done. EBUSY: an area is being set up. ENOENT: an area
-        reaches out of the range. What was unmapped before the error stays so.
+        Returns the bytes unmapped and where to go on, None when the range is done. An area that accesses have pinned ends the call: it
+        is marked so that no new pin is made, and stands at the place to go on (`pinned_at`): its accesses must be asked to let go.
+        EBUSY: an area is being set up, or locked. ENOENT: an area reaches out of the range. What was unmapped before the error stays so.
         Ref: v7.3 io_pagetable.c iopt_unmap_iova_range
         """
         unmapped = 0
@@ -183,16 +169,105 @@ class IoPagetable:
                 return unmapped, None
             if area.pages is None:
                 raise IoctlError(EBUSY, f"{area} is being mapped or unmapped by another request")
+            if area.hold is not None and area.hold.locks:
+                raise IoctlError(EBUSY, f"{area} is locked by an object that stands on it")
             if area.iova < start or area.last > last:
                 raise IoctlError(ENOENT, f"{area} reaches out of {start:#x}..{last:#x}; areas are not split")
-            self.areas.remove(area)
-            pages, area.pages = area.pages, None
-            pages.put()
+            if area.hold is not None and area.hold.pins:
+                area.hold.prevent_access = True
+                return unmapped, area.iova
+            self._take_out(area, area.pages)
             unmapped += area.length
             if area.last >= last:
                 return unmapped, None
             start = area.last + 1
         return unmapped, start
+
+    def pinned_at(self, iova: int) -> Area | None:
+        """The area at `iova` that `unmap` stopped at because accesses have it pinned."""
+        area = self.areas.first(iova, iova)
+        return area if area is not None and area.hold is not None and area.hold.prevent_access else None
+
+    def _take_out(self, area: Area, pages: Pages) -> None:
+        self.areas.remove(area)
+        area.pages = None
+        if self.domains:
+            pages.uncover(self.host, area.first_index, area.last_index)
+        pages.put()
+
+    # --- page tables ---
+
+    def add_domain(self, domain: Domain) -> Generator[None, None, None]:
+        """Show every area in another page table. Yields now and then, so that others get their turn; nobody may map or unmap meanwhile.
+
+        EINVAL: its pages are larger than the system's. EADDRINUSE: an area is off its alignment, or outside its aperture (or an allowed
+        range is). EFAULT, ENOMEM: an area's memory cannot be pinned. Then everything is as before.
+        Ref: v7.3 io_pagetable.c iopt_table_add_domain, iopt_fill_domain
+        """
+        alignment = max(domain.smallest_page, self.iova_alignment)
+        if alignment > PAGE_SIZE:
+            raise IoctlError(EINVAL, f"the page table's smallest page is {alignment:#x} bytes, the system's {PAGE_SIZE:#x}")
+        if alignment != self.iova_alignment:
+            self._check_alignment(alignment)
+        try:
+            if domain.aperture_start:
+                self.reserve(0, domain.aperture_start - 1, domain)
+            if domain.aperture_last != U64_MAX:
+                self.reserve(domain.aperture_last + 1, U64_MAX, domain)
+            if not self.domains:
+                yield from self._cover_all()
+        except BaseException:
+            self.unreserve(domain)
+            raise
+        self.iova_alignment = alignment
+        self.domains.append(domain)
+
+    def _cover_all(self) -> Generator[None, None, None]:
+        done: list[tuple[Area, Pages]] = []
+        try:
+            for area in self.areas:
+                if area.pages is not None:
+                    area.pages.cover(self.host, area.first_index, area.last_index)
+                    done.append((area, area.pages))
+                    if len(done) % FILL_AT_ONCE == 0:
+                        yield
+        except BaseException:
+            for area, pages in done:
+                pages.uncover(self.host, area.first_index, area.last_index)
+            raise
+
+    def remove_domain(self, domain: Domain) -> None:
+        """Undo `add_domain`. The last page table lets the pages go. Ref: v7.3 io_pagetable.c iopt_table_remove_domain"""
+        self.domains.remove(domain)
+        if not self.domains:
+            for area in self.areas:
+                if area.pages is not None:
+                    area.pages.uncover(self.host, area.first_index, area.last_index)
+        self.unreserve(domain)
+        self._recalculate_alignment()
+
+    def translate(self, iova: int) -> tuple[Hashable, int] | None:
+        """What a page table shows at `iova`: the real page's identity and the offset into it (bytes); None: nothing."""
+        area = self.areas.first(iova, iova)
+        if area is None or area.pages is None or not self.domains:
+            return None
+        byte = area.start_byte + iova - area.iova
+        return area.pages.identity(byte // PAGE_SIZE), byte % PAGE_SIZE
+
+    # --- accesses ---
+
+    def add_access(self, access: "Access") -> None:
+        """EADDRINUSE: an area does not conform to the access's alignment. Ref: v7.3 io_pagetable.c iopt_add_access"""
+        self.accesses.append(access)
+        try:
+            self._recalculate_alignment()
+        except IoctlError:
+            self.accesses.remove(access)
+            raise
+
+    def remove_access(self, access: "Access") -> None:
+        self.accesses.remove(access)
+        self._recalculate_alignment()
 
     # --- what may be mapped ---
 
@@ -233,10 +308,13 @@ class IoPagetable:
     def disable_large_pages(self) -> None:
         """Map single pages from now on, which raises the alignment to a page.
 
-        EADDRINUSE: an area does not conform. Ref: v7.3 io_pagetable.c iopt_disable_large_pages
+        EINVAL: areas are mapped in a page table already. EADDRINUSE: an area does not conform.
+        Ref: v7.3 io_pagetable.c iopt_disable_large_pages
         """
         if not self.large_pages:
             return
+        if self.domains and len(self.areas):
+            raise IoctlError(EINVAL, f"{len(self.areas)} areas are mapped in page tables already")
         self.large_pages = False
         try:
             self._recalculate_alignment()
@@ -249,31 +327,27 @@ class IoPagetable:
         self._recalculate_alignment()
 
     def _recalculate_alignment(self) -> None:
-        # Ref: v7.3 io_pagetable.c iopt_calculate_iova_alignment, iopt_check_iova_alignment
+        # Ref: v7.3 io_pagetable.c iopt_calculate_iova_alignment
         alignment = 1 if self.large_pages else PAGE_SIZE
+        for domain in self.domains:
+            alignment = max(alignment, domain.smallest_page)
+        for access in self.accesses:
+            alignment = max(alignment, access.iova_alignment)
         if alignment > self.iova_alignment:
-            for area in self.areas:
-                if (area.iova | area.length | area.page_offset) & (alignment - 1):
-                    raise IoctlError(EADDRINUSE, f"{area} does not conform to an alignment of {alignment:#x}")
+            self._check_alignment(alignment)
         self.iova_alignment = alignment
 
+    def _check_alignment(self, alignment: int) -> None:
+        # Ref: v7.3 io_pagetable.c iopt_check_iova_alignment
+        for area in self.areas:
+            if (area.iova | area.length | area.page_offset) & (alignment - 1):
+                raise IoctlError(EADDRINUSE, f"{area} does not conform to an alignment of {alignment:#x}")
+
     def destroy(self) -> None:
-        """Let everything go."""
+        """Let everything go. No page table and no access stands on it any more."""
+        assert not self.domains
+        assert not self.accesses
         for area in self.areas:
             if area.pages is not None:
                 area.pages.put()
         self.areas.clear()
-
-
-def _fit(start: int, last: int, length: int, alignment: int, offset: int) -> int | None:
-    """Where in start..last a range of `length` bytes begins that is aligned, plus `offset`; None if it does not fit.
-
-    A hole of a single byte never fits. Ref: v7.3 io_pagetable.c __alloc_iova_check_range
-    """
-    aligned = start + alignment - 1
-    if aligned > U64_MAX:
-        return None
-    aligned = aligned & ~(alignment - 1) | offset
-    if aligned >= last or last - aligned < length - 1:
-        return None
-    return aligned

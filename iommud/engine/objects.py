@@ -107,6 +107,13 @@ class ObjectTable:
         found.destroy()
         return found
 
+    def remove_by_owner(self, obj: Object) -> None:
+        """Destroy an object that its owner lets go of: only the owner could still have been using it. Cannot fail."""
+        assert not obj.users
+        if self._objects.get(obj.id) is obj:
+            self._forget(obj.id)
+            obj.destroy()
+
     def remove_all(self) -> None:
         """Destroy everything, users before what they use. The file was released: nobody can ask any more.
 
@@ -117,7 +124,9 @@ class ObjectTable:
             if not leaves:
                 raise AssertionError(f"users form a circle: {[str(o) for o in self]}")
             for number in leaves:
-                obj = self._objects.get(number)
+                if number not in self._objects:
+                    continue  # went with one before it
+                obj = self._objects[number]
                 self._forget(number)
                 if obj is not None:
                     obj.destroy()

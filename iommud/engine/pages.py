@@ -9,15 +9,17 @@ Whose memory it is, is the `Origin`'s affair: an address space that can be gone,
 Ref: v7.3 pages.c (theory at its top), iopt_alloc_pages
 """
 
-import mmap
+from collections.abc import Callable, Hashable
 from enum import IntEnum
-from errno import EINVAL, EOVERFLOW
+from errno import EFAULT, EINVAL, EOVERFLOW, EPERM
+from resource import getpagesize
 from typing import Final, Protocol
 
 from ..errors import IoctlError
-from .span import U64_MAX
+from .host import Host
+from .span import U64_MAX, Span, Spans
 
-PAGE_SIZE: Final = mmap.PAGESIZE  # bytes
+PAGE_SIZE: Final = getpagesize()  # bytes
 
 
 class AccountMode(IntEnum):
@@ -28,21 +30,51 @@ class AccountMode(IntEnum):
     MM = 2
 
 
+class Pin(Protocol):
+    """A stretch of an origin that is held: what was at its addresses then can be reached until `close`."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """IoctlError(EFAULT): it was lost, and why."""
+
+    def write_from(self, offset: int, data: memoryview) -> None: ...
+
+    def identity(self, offset: int) -> Hashable:
+        """Which real page lies at `offset` (bytes, a page boundary). Equal for the same page, however it was reached."""
+
+    def close(self) -> None: ...
+
+
 class Origin(Protocol):
-    """Where the bytes come from. `is_file` tells file offsets from addresses."""
+    """Where the bytes come from, and who pays for them. `is_file` tells file offsets from addresses."""
 
     @property
     def is_file(self) -> bool: ...
+
+    @property
+    def uid(self) -> int: ...
+
+    @property
+    def mm(self) -> Hashable:
+        """The address space that is charged."""
 
     def hold(self) -> None: ...
 
     def drop(self) -> None: ...
 
+    def pin(self, start: int, length: int, writable: bool) -> Pin:
+        """Hold `length` bytes from `start` (page boundaries). IoctlError(EFAULT, ...): not all of it can be; then none of it is."""
+
+    def memlock_limit(self) -> int | None:
+        """RLIMIT_MEMLOCK in bytes; None: no limit."""
+
+    def locked_pages(self) -> int:
+        """Pages that the process has locked itself."""
+
 
 class Pages:
     """`npages` pages of an origin from `start` (bytes, a page boundary: an address, or a file offset). Counted: `get`, `put`."""
 
-    __slots__ = ("_refs", "account_mode", "npages", "origin", "start", "writable")
+    __slots__ = ("_held", "_refs", "account_mode", "npages", "origin", "start", "writable")
 
     def __init__(
         self, origin: Origin, start: int, start_byte: int, length: int, *, writable: bool, account_mode: AccountMode
@@ -57,10 +89,12 @@ class Pages:
             raise IoctlError(EINVAL, f"length {length:#x} is within a page of 2^64")
         self.origin = origin
         self.start = start
-        self.npages = -(-(length + start_byte) // PAGE_SIZE)
+        # In 64 bits, as the kernel: within a page of 2^64 the sum overflows, and an area finds too few pages (EOVERFLOW).
+        self.npages = (length + start_byte + PAGE_SIZE - 1 & U64_MAX) // PAGE_SIZE
         self.writable = writable
         self.account_mode = account_mode
         self._refs = 1
+        self._held: Held | None = None
         origin.hold()
 
     def get(self) -> "Pages":
@@ -71,11 +105,164 @@ class Pages:
         """The last put lets the origin go."""
         self._refs -= 1
         if self._refs == 0:
+            assert self._held is None
             self.origin.drop()
 
     @property
     def refs(self) -> int:
         return self._refs
+
+    def cover(self, host: Host, first: int, last: int) -> None:
+        """Hold the pages with index first..last once more (a page table or an access needs them); undone by `uncover`.
+
+        What is held already is not pinned again. EFAULT: a page cannot be pinned. ENOMEM: RLIMIT_MEMLOCK. Either way nothing has
+        changed. Ref: v7.3 pages.c pfn_reader_*, iopt_area_fill_domains, iopt_pages_fill_xarray
+        """
+        if self._held is None:
+            held = Held(self)
+            held.cover(host, first, last)
+            self._held = held
+            host.holds(self)
+        else:
+            self._held.cover(host, first, last)
+
+    def uncover(self, host: Host, first: int, last: int) -> None:
+        """Undo one `cover` of the same first..last. Cannot fail."""
+        assert self._held is not None
+        self._held.uncover(host, first, last)
+        if self._held.empty:
+            self._held = None
+            host.let_go(self)
+
+    @property
+    def npinned(self) -> int:
+        """Pages pinned now."""
+        return self._held.npinned if self._held is not None else 0
+
+    def pins_of(self, identity: Hashable) -> int:
+        return self._held.count(identity) if self._held is not None else 0
+
+    def identity(self, index: int) -> Hashable:
+        """Which real page is held as `index`. EFAULT: it is not held, or lost."""
+        if self._held is None:
+            raise IoctlError(EFAULT, f"page {index} is not pinned")
+        return self._held.identity(index)
+
+    def read_into(self, start_byte: int, buffer: memoryview, near: Hashable = None) -> None:
+        """Fill `buffer` with the bytes from `start_byte` on. EFAULT: they cannot be reached. `near`: see Access.write_from."""
+        self._transfer(start_byte, len(buffer), False, near, lambda pin, offset: pin.read_into(offset, buffer))
+
+    def write_from(self, start_byte: int, data: memoryview, near: Hashable = None) -> None:
+        """EPERM: the pages were mapped without WRITEABLE. EFAULT: they cannot be reached."""
+        if not self.writable:
+            raise IoctlError(EPERM, "the pages were mapped without IOMMU_IOAS_MAP_WRITEABLE")
+        self._transfer(start_byte, len(data), True, near, lambda pin, offset: pin.write_from(offset, data))
+
+    def _transfer(
+        self, start_byte: int, length: int, write: bool, near: Hashable, move: Callable[[Pin, int], None]
+    ) -> None:
+        # Ref: v7.3 pages.c iopt_pages_rw_access
+        first, last = start_byte // PAGE_SIZE, (start_byte + length - 1) // PAGE_SIZE
+        direct = near is not None and not self.origin.is_file and near == self.origin.mm
+        found = self._held.find(first, last) if self._held is not None and not direct else None
+        if found is not None:
+            pin_first, pin = found
+            move(pin, start_byte - pin_first * PAGE_SIZE)
+            return
+        pin = self.origin.pin(self.start + first * PAGE_SIZE, (last - first + 1) * PAGE_SIZE, write)
+        try:
+            move(pin, start_byte - first * PAGE_SIZE)
+        finally:
+            pin.close()
+
+
+class Held:
+    """What of a Pages is pinned: stretches (by page index) that somebody covers, and the pins that hold them.
+
+    A page is pinned and charged once, however many cover it. A pin may hold more than is still covered; it is closed when none of it is.
+    """
+
+    __slots__ = ("_covers", "_pages", "_pins", "npinned")
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+        self._covers = Spans()
+        self._pins: list[tuple[int, int, Pin]] = []  # first, last, pin
+        self.npinned = 0
+
+    @property
+    def empty(self) -> bool:
+        return not len(self._covers)
+
+    def cover(self, host: Host, first: int, last: int) -> None:
+        pages = self._pages
+        pins: list[tuple[int, int, Pin]] = []
+        try:
+            for low, high in self._covers.holes(first, last):
+                length = (high - low + 1) * PAGE_SIZE
+                pins.append((low, high, pages.origin.pin(pages.start + low * PAGE_SIZE, length, pages.writable)))
+            self._charge(host, sum(high - low + 1 for low, high, _ in pins))
+        except IoctlError:
+            for _, _, pin in pins:
+                pin.close()
+            raise
+        self._pins += pins
+        self._covers.add(Span(first, last))
+
+    def uncover(self, host: Host, first: int, last: int) -> None:
+        self._covers.remove(Span(first, last))
+        bare = list(self._covers.holes(first, last))
+        self._uncharge(host, sum(high - low + 1 for low, high in bare))
+        if bare:
+            keep = []
+            for low, high, pin in self._pins:
+                if high < first or low > last or next(self._covers.holes(low, high), None) != (low, high):
+                    keep.append((low, high, pin))
+                else:
+                    pin.close()
+            self._pins = keep
+
+    def _charge(self, host: Host, npages: int) -> None:
+        mode, origin = self._pages.account_mode, self._pages.origin
+        if npages:
+            if mode == AccountMode.USER:
+                host.charge_user(origin, npages, PAGE_SIZE)
+            elif mode == AccountMode.MM:
+                host.charge_process(origin, npages, PAGE_SIZE)
+        self.npinned += npages
+
+    def _uncharge(self, host: Host, npages: int) -> None:
+        mode, origin = self._pages.account_mode, self._pages.origin
+        if npages:
+            if mode == AccountMode.USER:
+                host.uncharge_user(origin, npages)
+            elif mode == AccountMode.MM:
+                host.uncharge_process(origin, npages)
+        self.npinned -= npages
+
+    def find(self, first: int, last: int) -> tuple[int, Pin] | None:
+        """A pin that holds all of first..last, and the index of its first page. The newest, if several do."""
+        for low, high, pin in reversed(self._pins):
+            if low <= first and last <= high:
+                return low, pin
+        return None
+
+    def identity(self, index: int) -> Hashable:
+        found = self.find(index, index)
+        if found is None or self._covers.first(index, index) is None:
+            raise IoctlError(EFAULT, f"page {index} is not pinned")
+        return found[1].identity((index - found[0]) * PAGE_SIZE)
+
+    def count(self, identity: Hashable) -> int:
+        """How many of the covered pages are this real page."""
+        found = 0
+        for low, high in self._covers.union():
+            for index in range(low, high + 1):
+                try:
+                    found += self.identity(index) == identity
+                except IoctlError:
+                    continue  # lost: it is no page any more
+        return found
 
 
 class Slice:

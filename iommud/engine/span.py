@@ -40,6 +40,16 @@ class Spans:
         insort(self._spans, span, key=_start)
         self._longest = max(self._longest, span.last - span.start + 1)
 
+    def remove(self, span: Span) -> None:
+        """Take out one range equal to `span`. KeyError: there is none."""
+        at = bisect_left(self._spans, span.start, key=_start)
+        while at < len(self._spans) and self._spans[at].start == span.start:
+            if self._spans[at] == span:
+                del self._spans[at]
+                return
+            at += 1
+        raise KeyError(str(span))
+
     def remove_owner(self, owner: object) -> None:
         """Take out every range that was added for `owner`."""
         self._spans = [span for span in self._spans if span.owner is not owner]

@@ -20,7 +20,7 @@ from ..errors import IoctlError
 from ..uapi import codec
 from ..uapi.table import BY_NUMBER, LAST_NUMBER, TEST_NUMBER, TEST_ROW, Row
 from . import ioas, objects, option
-from .request import Caller, Memory, Origins, Request
+from .request import Caller, Descriptors, Memory, Origins, Request
 
 Handler = Callable[[Request], Awaitable[None]]
 
@@ -43,8 +43,9 @@ NOT_BUILT: Final = "iommud does not have this ioctl yet"
 class Dispatcher:
     """The table as one device answers it. With `test_handler` it has the mock's command as well."""
 
-    def __init__(self, origins: Origins, test_handler: Handler | None = None) -> None:
+    def __init__(self, origins: Origins, descriptors: Descriptors, test_handler: Handler | None = None) -> None:
         self._origins = origins
+        self._descriptors = descriptors
         self._rows: dict[int, tuple[Row | None, Handler | None]] = {
             number: (row, HANDLERS.get(row.name)) for number, row in BY_NUMBER.items()
         }
@@ -74,7 +75,9 @@ class Dispatcher:
             data = data[:user_size]
         if len(data) < min(user_size, row.size):
             raise IoctlError(EFAULT, f"the struct cannot be read at {address + len(data):#x}")
-        request = Request(context, caller, self._origins, row, address, user_size, codec.decode(row, data))
+        request = Request(
+            context, caller, self._origins, self._descriptors, row, address, user_size, codec.decode(row, data)
+        )
         if row.flags is not None or row.zero:
             _check_known(row, request)
         if handler is None:

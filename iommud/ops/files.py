@@ -16,9 +16,11 @@ from cuse_glue.caller import Caller
 from cuse_glue.origin import ClientFile, FileCache, Mm, MmCache
 
 from ..engine.context import Context
+from ..engine.host import Host
 from ..errors import IoctlError
 from ..uapi.table import name_of
 from .dispatch import Dispatcher
+from .test_cmd import test_cmd
 
 log: Final = logging.getLogger("iommud")
 
@@ -41,8 +43,11 @@ class _Origins:
     def address_space(self, caller: Caller, readable: int) -> Mm:
         return self.mms.of(caller, readable)
 
-    def file(self, caller: Caller, number: int) -> ClientFile:
+    def file(self, caller: Caller, number: int, readable: int) -> ClientFile:
         return self.files.of(caller, number)
+
+    def page_identity(self, caller: Caller, address: int) -> object:
+        return None
 
 
 class IommuDevice:
@@ -51,7 +56,8 @@ class IommuDevice:
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
         self._origins = _Origins()
-        self.dispatcher = Dispatcher(self._origins, None)
+        self.host = Host()
+        self.dispatcher = Dispatcher(self._origins, None, test_cmd if self.options.mock else None)
 
     def open(self, caller: Caller, flags: int) -> "IommuFile":
         return IommuFile(self)
@@ -66,7 +72,7 @@ class IommuFile:
 
     def __init__(self, device: IommuDevice) -> None:
         self._device = device
-        self.context = Context()
+        self.context = Context(device.host)
 
     async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
         try:

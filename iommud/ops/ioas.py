@@ -1,6 +1,6 @@
 """The IOAS_* ioctls: wire values into the engine's, in the kernel's order of checks. Ref: v7.3 ioas.c"""
 
-from errno import EBADF, EFAULT, EINVAL, EMSGSIZE, ENOENT, EOVERFLOW
+from errno import EBADF, EDEADLK, EFAULT, EINVAL, EMSGSIZE, ENOENT, EOVERFLOW
 from typing import Final
 
 import trio
@@ -13,10 +13,12 @@ from ..engine.pages import Slice, check_file_range, file_slice, user_slice
 from ..engine.span import U64_MAX, Span, Spans
 from ..errors import IoctlError
 from ..uapi.header import const, ffi
+from .locking import locked
 from .request import Request
 
 CAP_IPC_LOCK: Final = 14
 UNMAP_AT_ONCE: Final = 2048  # areas between which other requests get their turn
+UNMAP_TRIES: Final = 100  # how often accesses are asked to unpin an area
 RANGES_AT_ONCE: Final = 4096  # struct iommu_iova_range
 
 _FIXED: Final = const("IOMMU_IOAS_MAP_FIXED_IOVA")
@@ -28,7 +30,7 @@ _RANGE_SIZE: Final = ffi.sizeof("struct iommu_iova_range")
 async def ioas_alloc(request: Request) -> None:
     """ENOMEM: no ID is left. EFAULT: the ID could not be told, so there is no IOAS."""
     objects = request.context.objects
-    ioas = Ioas()
+    ioas = Ioas(request.context.host)
     objects.reserve(ioas)
     request.cmd.out_ioas_id = ioas.id
     try:
@@ -62,7 +64,9 @@ async def ioas_allow_iovas(request: Request) -> None:
     cmd = request.cmd
     ioas = request.context.ioas(cmd.ioas_id)
     with request.context.objects.using(ioas, request):
-        ioas.iopt.allow(await _load_ranges(request, cmd.allowed_iovas, cmd.num_iovas))
+        ranges = await _load_ranges(request, cmd.allowed_iovas, cmd.num_iovas)
+        async with locked(ioas):
+            ioas.iopt.allow(ranges)
 
 
 async def _load_ranges(request: Request, address: int, count: int) -> Spans:
@@ -100,7 +104,8 @@ async def ioas_map(request: Request) -> None:
     part = user_slice(
         request.address_space(), cmd.user_va, cmd.length, writable=bool(flags & _WRITEABLE), account_mode=account_mode
     )
-    cmd.iova = _map(ioas, [part], cmd.length, cmd.iova, flags)
+    async with locked(ioas):
+        cmd.iova = _map(ioas, [part], cmd.length, cmd.iova, flags)
     request.respond()
 
 
@@ -112,7 +117,7 @@ async def ioas_map_file(request: Request) -> None:
     ioas = request.context.ioas(cmd.ioas_id)
     check_file_range(cmd.start, cmd.length)
     try:
-        file = request.origins.file(request.caller, cmd.fd)
+        file = request.origins.file(request.caller, cmd.fd, request.address)
     except OSError as error:
         raise IoctlError(EBADF, f"descriptor {cmd.fd} of the caller: {error.strerror}") from None
     file.hold()
@@ -121,7 +126,8 @@ async def ioas_map_file(request: Request) -> None:
         part = file_slice(
             file, cmd.start, cmd.length, writable=bool(flags & _WRITEABLE), account_mode=account_mode
         )
-        cmd.iova = _map(ioas, [part], cmd.length, cmd.iova, flags)
+        async with locked(ioas):
+            cmd.iova = _map(ioas, [part], cmd.length, cmd.iova, flags)
     finally:
         file.drop()
     request.respond()
@@ -139,7 +145,8 @@ async def ioas_copy(request: Request) -> None:
     except IoctlError:
         _put(parts)
         raise
-    cmd.dst_iova = _map(destination, parts, cmd.length, cmd.dst_iova, flags)
+    async with locked(destination):
+        cmd.dst_iova = _map(destination, parts, cmd.length, cmd.dst_iova, flags)
     request.respond()
 
 
@@ -161,16 +168,39 @@ async def ioas_unmap(request: Request) -> None:
         if last > U64_MAX:
             raise IoctlError(EOVERFLOW, f"IOVA {start:#x} + length {length:#x} is beyond 2^64 - 1")
     with request.context.objects.using(ioas, request):
-        unmapped, position = ioas.iopt.unmap(start, last, UNMAP_AT_ONCE)
-        while position is not None:
-            await leave()
-            await trio.lowlevel.checkpoint()
-            count, position = ioas.iopt.unmap(position, last, UNMAP_AT_ONCE)
-            unmapped += count
+        unmapped = await unmap_range(ioas, start, last)
     if not unmapped and not everything:
         raise IoctlError(ENOENT, f"nothing is mapped in {start:#x}..{last:#x}")
     cmd.length = unmapped
     request.respond()
+
+
+async def unmap_range(ioas: Ioas, start: int, last: int) -> int:
+    """Unmap the areas in start..last; returns the bytes. Accesses that have pinned an area are asked to let go first.
+
+    EDEADLK: they do not. Others as IoPagetable.unmap. Ref: v7.3 io_pagetable.c iopt_unmap_iova_range
+    """
+    unmapped, tries = 0, 0
+    position: int | None = start
+    while position is not None:
+        async with locked(ioas):
+            count, position = ioas.iopt.unmap(position, last, UNMAP_AT_ONCE)
+        unmapped += count
+        if position is None:
+            break
+        area = ioas.iopt.pinned_at(position)
+        if area is None:
+            tries = 0
+            await leave()
+            await trio.lowlevel.checkpoint()
+            continue
+        tries += 1
+        if tries > UNMAP_TRIES:
+            raise IoctlError(EDEADLK, f"{area} stays pinned by {', '.join(map(str, ioas.iopt.accesses))}")
+        for access in list(ioas.iopt.accesses):
+            with access.context.objects.using(access, ioas):
+                await access.user.unmap(area.iova, area.length)
+    return unmapped
 
 
 def _check_numbers(flags: int, **numbers: int) -> None:

@@ -3,8 +3,10 @@
 from errno import EINVAL, EOPNOTSUPP, EPERM
 from typing import Final
 
+from ..engine.ioas import Ioas
 from ..errors import IoctlError
 from ..uapi.header import const, ffi
+from .locking import locked
 from .request import Request
 
 CAP_SYS_RESOURCE: Final = 24
@@ -26,7 +28,9 @@ async def option(request: Request) -> None:
     if cmd.option_id == _RLIMIT_MODE:
         _rlimit_mode(request)
     elif cmd.option_id == _HUGE_PAGES:
-        _huge_pages(request)
+        ioas = request.context.ioas(cmd.object_id)
+        async with locked(ioas):
+            _huge_pages(request, ioas)
     else:
         raise IoctlError(EOPNOTSUPP, f"there is no option {cmd.option_id}")
     request.write(request.address + _VAL64_OFFSET, int(cmd.val64).to_bytes(8, "little"), "val64")
@@ -46,9 +50,8 @@ def _rlimit_mode(request: Request) -> None:
         raise _unknown_operation(cmd.op)
 
 
-def _huge_pages(request: Request) -> None:
-    cmd = request.cmd
-    iopt = request.context.ioas(cmd.object_id).iopt
+def _huge_pages(request: Request, ioas: Ioas) -> None:
+    cmd, iopt = request.cmd, ioas.iopt
     if cmd.op == _GET:
         cmd.val64 = int(iopt.large_pages)
     elif cmd.op == _SET:

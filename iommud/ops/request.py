@@ -1,5 +1,6 @@
 """One ioctl being carried out: who asked, the decoded struct, and the way back into the caller's memory."""
 
+from collections.abc import Hashable
 from errno import EFAULT
 from typing import Any, Protocol
 
@@ -34,17 +35,49 @@ class Origins(Protocol):
 
     def address_space(self, caller: Any, readable: int) -> Origin: ...
 
-    def file(self, caller: Any, number: int) -> Origin: ...
+    def file(self, caller: Any, number: int, readable: int) -> Origin: ...
+
+    def page_identity(self, caller: Any, address: int) -> Hashable:
+        """Which real page the caller sees at `address` (a page boundary). IoctlError(EFAULT): none."""
+
+
+class Given(Protocol):
+    """What stands behind a descriptor that an ioctl gives to its caller."""
+
+    def release(self) -> None:
+        """The last descriptor was closed."""
+
+
+class Descriptors(Protocol):
+    """How descriptors come to the caller, and whose they are."""
+
+    async def give(self, request: "Request", behind: Given, field: int) -> None:
+        """Answer the ioctl with success and a new descriptor, its number written at offset `field` of the struct.
+
+        IoctlError: it could not be; the caller gets that errno and has no descriptor. Nothing may fail after this.
+        """
+
+    async def behind(self, caller: Any, number: int) -> Given | None:
+        """What stands behind the caller's descriptor, None when it is no descriptor that was given. IoctlError(EBADFD): none at all."""
 
 
 class Request:
     """What a handler gets. `cmd` is the struct, a cffi pointer; `row` its row of the table."""
 
-    __slots__ = ("address", "caller", "cmd", "context", "origins", "row", "user_size")
+    __slots__ = ("address", "caller", "cmd", "context", "descriptors", "origins", "row", "user_size")
 
     def __init__(
-        self, context: Context, caller: Caller, origins: Origins, row: Row, address: int, user_size: int, cmd: Any
+        self,
+        context: Context,
+        caller: Caller,
+        origins: Origins,
+        descriptors: Descriptors,
+        row: Row,
+        address: int,
+        user_size: int,
+        cmd: Any,
     ) -> None:
+        self.descriptors = descriptors
         self.context = context
         self.caller = caller
         self.origins = origins
@@ -73,6 +106,14 @@ class Request:
         if len(data) != length:
             raise IoctlError(EFAULT, f"{what} cannot be read at {address + len(data):#x}")
         return data
+
+    async def give(self, behind: Given, field: int) -> None:
+        """`Descriptors.give` to this caller."""
+        await self.descriptors.give(self, behind, field)
+
+    async def open_file(self, number: int) -> Given | None:
+        """`Descriptors.behind` of this caller."""
+        return await self.descriptors.behind(self.caller, number)
 
     def address_space(self) -> Origin:
         """The caller's address space, to be held by what remembers memory in it."""

@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import cffi
+
 from .header import const, ffi, offset_end, struct_size
 
 CMD_BASE: Final = const("IOMMUFD_CMD_BASE")
 TEST_NUMBER: Final = const("IOMMU_TEST_CMD") & 0xFF
-OLD_TYPE: Final = ord(";")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Row:
     number: int
     size: int
     min_size: int
-    pointer: ffi.CType
+    pointer: cffi.FFI.CType
     flags: tuple[str, int] | None = None
     zero: tuple[str, ...] = ()
 

@@ -5,7 +5,8 @@ from errno import EINVAL, ENOENT, ENOSPC
 import pytest
 
 from iommud.engine.area import Area, AreaMap
-from iommud.engine.io_pagetable import HUGE_PAGE_SIZE, PROT_READ, IoPagetable
+from iommud.engine.io_pagetable import PROT_READ, IoPagetable
+from iommud.engine.iova import HUGE_PAGE_SIZE
 from iommud.engine.pages import PAGE_SIZE, AccountMode, user_slice
 from iommud.engine.span import U64_MAX, Span, Spans, spans_of
 from iommud.errors import IoctlError

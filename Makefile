@@ -1,0 +1,43 @@
+# iommud. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+PACKAGES := iommud cuse_glue tests demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint kernel-selftest bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv with the command .venv/bin/iommud (a second time takes no time)
+
+$(STAMP): pyproject.toml scripts/need
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "iommud needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make setup PYTHON=/path/to/a/newer/python3" % v[:2])'
+	@scripts/need gcc libc6-dev
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || scripts/need python3-venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+demo: setup  ## build a C program that knows nothing of iommud and show its ioctls
+	@mkdir -p build
+	@$(BIN)/python demo/demo.py
+
+lint: setup  ## ruff and mypy --strict
+	$(BIN)/ruff check $(PACKAGES)
+	$(BIN)/mypy --strict $(PACKAGES)
+
+test: lint kernel-selftest  ## everything this machine can run
+	$(BIN)/python -m pytest -q
+
+kernel-selftest: setup  ## the kernel's own selftest of IOMMUFD, unmodified, against the list of expected failures
+	$(BIN)/python tests/kernel_selftest/run.py
+
+bench: setup  ## round trips beside a C server that does nothing; writes build/bench.json
+	$(BIN)/python tests/bench/run.py
+
+clean:  ## remove what was made here
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

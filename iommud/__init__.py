@@ -1,0 +1,3 @@
+"""A /dev/iommu in userspace."""
+
+__version__ = "0.1.0"

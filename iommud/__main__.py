@@ -1,0 +1,5 @@
+"""`python -m iommud`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,129 @@
+"""The command line: what can be asked for, and whom it goes to.
+
+Nothing heavy is imported before it is known that it is needed: `iommud --version` takes no longer than Python itself.
+"""
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from . import __version__
+
+EXAMPLES = """\
+examples:
+  iommud run -- ./my-vmm --device vfio        a program with a /dev/iommu of its own; no root needed
+  iommud run --why -- ./test_iommufd          and a line on stderr for every ioctl that is refused
+  iommud serve                                /dev/iommu for everybody on this machine (root)
+  iommud serve --group kvm --mode 0660        as above, for the members of a group
+  iommud serve --fuse /tmp/iommu              on another path
+"""
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What both commands share."""
+
+    mock: bool = False
+    why: bool = False
+    log_level: str = "warning"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        # Below 125 an exit status of `run` is the program's.
+        self.exit(125 if self.prog.endswith(" run") else 2, f"{self.prog}: {message}\n")
+
+
+def main() -> NoReturn:
+    """The command `iommud`. Exits."""
+    arguments = _parser().parse_args()
+    settings = Settings(mock=arguments.mock, why=arguments.why, log_level=arguments.log_level)
+    if arguments.action == "run":
+        from .run import run
+
+        run(arguments.command, settings)
+
+    from .serve import Place, serve
+
+    place = Place(fuse=arguments.fuse, cuse=arguments.cuse, mode=arguments.mode, group=arguments.group)
+    sys.exit(serve(place, settings))
+
+
+def _parser() -> argparse.ArgumentParser:
+    layout: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(
+        prog="iommud",
+        description="A /dev/iommu in userspace: Linux's IOMMUFD for programs on machines that have none.",
+        epilog=EXAMPLES,
+        **layout,
+    )
+    parser.add_argument("--version", action="version", version=f"iommud {__version__}")
+
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--why",
+        action="store_true",
+        help="one line on stderr for each refused ioctl: who, which, errno, and the broken rule",
+    )
+    shared.add_argument("--mock", action="store_true", help="serve the test ioctl of the kernel's selftests as well")
+    shared.add_argument(
+        "--log-level", choices=LOG_LEVELS, default="warning", help="from which level on to log (default: warning)"
+    )
+
+    actions = parser.add_subparsers(dest="action", required=True, metavar="run | serve", parser_class=_Parser)
+    _add_run(actions, shared, layout)
+    _add_serve(actions, shared, layout)
+    return parser
+
+
+def _add_run(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, Any]) -> None:
+    parser = actions.add_parser(
+        "run",
+        parents=[shared],
+        help="run a program that sees a private /dev/iommu",
+        usage="iommud run [--why] [--mock] [--log-level LEVEL] [--] COMMAND [ARGUMENT ...]",
+        description="Run COMMAND with a private /dev/iommu. Pid, exit status, signals and terminal are its own.\n"
+        "Without root, a user namespace is used: files of others show as owned by `nobody` in there.",
+        epilog="exit status: COMMAND's; 125: iommud failed, 126: COMMAND cannot be executed, 127: it is not found",
+        **layout,
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, type=str, action=_Command, help=argparse.SUPPRESS)
+
+
+class _Command(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
+    ) -> None:
+        command = values[1:] if values[:1] == ["--"] else values
+        if not command:
+            parser.error("a COMMAND is missing")
+        namespace.command = command
+
+
+def _add_serve(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, Any]) -> None:
+    parser = actions.add_parser(
+        "serve",
+        parents=[shared],
+        help="serve /dev/iommu in the foreground",
+        description="Serve /dev/iommu in the foreground until SIGTERM or SIGINT.\n"
+        "By CUSE where there is a /dev/cuse, else by FUSE.",
+        epilog="Tells systemd when it is ready (Type=notify).",
+        **layout,
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--fuse", metavar="PATH", type=os.path.abspath, help="a file that is made, and is the device while this runs"
+    )
+    where.add_argument("--cuse", metavar="NAME", help="a character device /dev/NAME, made by the kernel")
+    parser.add_argument("--mode", type=_mode, default=0o660, help="permission bits, octal (default: 0660)")
+    parser.add_argument("--group", metavar="NAME", help="the group that owns it (default: the caller's)")
+
+
+def _mode(text: str) -> int:
+    if len(text) not in (3, 4) or text.strip("01234567") or int(text, 8) > 0o777:
+        raise argparse.ArgumentTypeError(f"{text!r} is no octal mode like 0660")
+    return int(text, 8)

@@ -1,0 +1,231 @@
+"""Accesses: how a driver reads and writes an IO address space with the CPU, as mediated devices do.
+
+A driver either copies (`read`, `write`) or pins pages and works on them. Who pins must let go when it is asked: `AccessUser.unmap` is
+called before an unmap of pinned pages returns. An access stands on one IOAS at a time.
+
+Ref: v7.3 device.c iommufd_access_*
+"""
+
+from collections.abc import Hashable, Iterator
+from errno import EBUSY, EINVAL, ENOENT, EOVERFLOW, EPERM
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import IoctlError
+from .area import Area, AreaHold
+from .io_pagetable import PROT_READ, PROT_WRITE, IoPagetable
+from .ioas import Ioas
+from .objects import Object
+from .pages import PAGE_SIZE, Pages
+from .span import U64_MAX
+
+if TYPE_CHECKING:
+    from .context import Context
+
+
+class AccessUser(Protocol):
+    """The driver behind an access."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def pins(self) -> bool:
+        """Whether it will pin pages; then the IOAS's alignment is at least a page."""
+
+    async def unmap(self, iova: int, length: int) -> None:
+        """Unpin everything that touches iova..iova+length-1 (bytes) before returning."""
+
+
+class Access(Object):
+    """Users: its driver. It cannot be destroyed by a client."""
+
+    kind = "access"
+    __slots__ = ("context", "ioas", "ioas_unpin", "iova_alignment", "user")
+
+    def __init__(self, context: "Context", user: AccessUser) -> None:
+        super().__init__()
+        self.context = context
+        self.user = user
+        self.iova_alignment = PAGE_SIZE if user.pins else 1
+        self.ioas: Ioas | None = None
+        self.ioas_unpin: Ioas | None = None  # as `ioas`, but kept until its pages have been unpinned
+
+    def __str__(self) -> str:
+        return f"access {self.id} ({self.user.name})"
+
+    # --- where it stands ---
+
+    async def attach(self, ioas_id: int) -> None:
+        """EINVAL: it stands on an IOAS already. ENOENT: no such IOAS. EADDRINUSE: an area is off the access's alignment."""
+        if self.ioas is not None:
+            raise IoctlError(EINVAL, f"{self} stands on {self.ioas} already")
+        await self._change(self.context.ioas(ioas_id))
+
+    async def replace(self, ioas_id: int) -> None:
+        """Stand on another IOAS; what is pinned in the old one is let go. ENOENT: it stands on none, or there is no such IOAS."""
+        if self.ioas is None:
+            raise IoctlError(ENOENT, f"{self} stands on no IOAS")
+        await self._change(self.context.ioas(ioas_id))
+
+    async def detach(self) -> None:
+        await self._change(None)
+
+    async def _change(self, new: Ioas | None) -> None:
+        # Ref: v7.3 device.c iommufd_access_change_ioas
+        current = self.ioas
+        if current is not self.ioas_unpin:
+            raise IoctlError(EBUSY, f"{self} is being moved by another request")
+        if current is new:
+            return
+        if new is not None:
+            new.iopt.add_access(self)
+            new.users.append(self)
+        self.ioas = None  # no new pins; what is pinned can still be unpinned
+        if current is not None:
+            await self.user.unmap(0, U64_MAX)
+            self._leave(current)
+        self.ioas = self.ioas_unpin = new
+
+    def _leave(self, ioas: Ioas) -> None:
+        ioas.iopt.remove_access(self)
+        ioas.users.remove(self)
+
+    def release(self) -> None:
+        """The driver has unpinned everything and is done with it. Ref: v7.3 device.c iommufd_access_destroy"""
+        self.users.remove(self.user)
+        self.context.objects.remove_by_owner(self)
+
+    def destroy(self) -> None:
+        if self.ioas is not None:
+            self._leave(self.ioas)
+            self.ioas = self.ioas_unpin = None
+
+    # --- pins ---
+
+    def pin_pages(self, iova: int, length: int, *, write: bool) -> list[tuple[Pages, int]]:
+        """Hold the pages under iova..iova+length-1; returns each page as its Pages and index. Undone by `unpin_pages` of the same range.
+
+        EINVAL: length 0, not page aligned in its memory, or being unmapped. EOVERFLOW: beyond 2^64 - 1. ENOENT: not mapped, or not
+        attached. EPERM: not mapped for that. EFAULT, ENOMEM: as Pages.cover. On failure nothing is held.
+        """
+        if not length:
+            raise IoctlError(EINVAL, "length is 0")
+        last = _last(iova, length)
+        if self.ioas is None:
+            raise IoctlError(ENOENT, f"{self} stands on no IOAS")
+        iopt = self.ioas.iopt
+        pinned: list[tuple[Area, int, int]] = []
+        out: list[tuple[Pages, int]] = []
+        try:
+            for area, start, end in _contiguous(iopt, iova, last):
+                first_index, last_index = _indexes(area, start, end)
+                if area.hold is not None and area.hold.prevent_access:
+                    raise IoctlError(EINVAL, f"{area} is being unmapped")
+                if (area.start_byte + start - area.iova) % PAGE_SIZE or (
+                    area.last < last and (area.start_byte + area.length) % PAGE_SIZE
+                ):
+                    raise IoctlError(EINVAL, f"{area} is not page aligned in its memory, so its pages cannot be handed out")
+                self._check_prot(area, write)
+                pages = area.pages
+                assert pages is not None
+                if write and not pages.writable:
+                    raise IoctlError(EPERM, f"the pages of {area} were mapped without IOMMU_IOAS_MAP_WRITEABLE")
+                pages.cover(iopt.host, first_index, last_index)
+                if area.hold is None:
+                    area.hold = AreaHold()
+                area.hold.pins += 1
+                pinned.append((area, first_index, last_index))
+                out.extend((pages, index) for index in range(first_index, last_index + 1))
+        except BaseException:
+            for area, first_index, last_index in pinned:
+                _unpin(iopt, area, first_index, last_index)
+            raise
+        return out
+
+    def unpin_pages(self, iova: int, length: int) -> None:
+        """Undo one `pin_pages` of exactly this range."""
+        if self.ioas_unpin is None:
+            raise AssertionError(f"{self} unpins, but has nothing pinned")
+        iopt = self.ioas_unpin.iopt
+        for area, start, end in _contiguous(iopt, iova, _last(iova, length)):
+            _unpin(iopt, area, *_indexes(area, start, end))
+
+    # --- copies ---
+
+    def read_into(self, iova: int, buffer: memoryview, near: Hashable = None) -> None:
+        """Copy from iova on into `buffer`. `near` and errors as `write_from`."""
+        self._copy(iova, buffer, near, write=False)
+
+    def write_from(self, iova: int, data: memoryview, near: Hashable = None) -> None:
+        """Copy `data` to iova on.
+
+        `near`: the address space of the process that is running, if any; what was mapped from it is reached as the process itself would
+        now, pinned or not, as in the kernel. EINVAL: no data, or being unmapped. EOVERFLOW, ENOENT, EPERM, EFAULT as `pin_pages`; what
+        was copied before the error stays. Ref: v7.3 device.c iommufd_access_rw, pages.c iopt_pages_rw_access
+        """
+        self._copy(iova, data, near, write=True)
+
+    def _copy(self, iova: int, data: memoryview, near: Hashable, *, write: bool) -> None:
+        if not len(data):
+            raise IoctlError(EINVAL, "length is 0")
+        last = _last(iova, len(data))
+        if self.ioas is None:
+            raise IoctlError(ENOENT, f"{self} stands on no IOAS")
+        for area, start, end in _contiguous(self.ioas.iopt, iova, last):
+            if area.hold is not None and area.hold.prevent_access:
+                raise IoctlError(EINVAL, f"{area} is being unmapped")
+            self._check_prot(area, write)
+            pages = area.pages
+            assert pages is not None
+            part = data[start - iova : end - iova + 1]
+            if write:
+                pages.write_from(area.start_byte + start - area.iova, part, near)
+            else:
+                pages.read_into(area.start_byte + start - area.iova, part, near)
+
+    @staticmethod
+    def _check_prot(area: Area, write: bool) -> None:
+        if not area.prot & (PROT_WRITE if write else PROT_READ):
+            raise IoctlError(EPERM, f"{area} was mapped without IOMMU_IOAS_MAP_{'WRITEABLE' if write else 'READABLE'}")
+
+
+def create(context: "Context", user: AccessUser) -> Access:
+    """A new access for a driver; it stands on no IOAS yet. Ref: v7.3 device.c iommufd_access_create"""
+    access = Access(context, user)
+    context.objects.reserve(access)
+    access.users.append(user)
+    context.objects.publish(access)
+    return access
+
+
+def _last(iova: int, length: int) -> int:
+    last = iova + length - 1
+    if last > U64_MAX:
+        raise IoctlError(EOVERFLOW, f"IOVA {iova:#x} + length {length:#x} is beyond 2^64 - 1")
+    return last
+
+
+def _contiguous(iopt: IoPagetable, iova: int, last: int) -> Iterator[tuple[Area, int, int]]:
+    """The areas under iova..last with the part of each (start, end inclusive). ENOENT when it comes to a gap."""
+    position = iova
+    while True:
+        area = iopt.areas.first(position, position)
+        if area is None or area.pages is None:
+            raise IoctlError(ENOENT, f"IOVA {position:#x} of {iova:#x}..{last:#x} is not mapped")
+        yield area, position, min(last, area.last)
+        if area.last >= last:
+            return
+        position = area.last + 1
+
+
+def _indexes(area: Area, start: int, end: int) -> tuple[int, int]:
+    return (area.start_byte + start - area.iova) // PAGE_SIZE, (area.start_byte + end - area.iova) // PAGE_SIZE
+
+
+def _unpin(iopt: IoPagetable, area: Area, first_index: int, last_index: int) -> None:
+    assert area.pages is not None
+    assert area.hold is not None
+    area.pages.uncover(iopt.host, first_index, last_index)
+    area.hold.pins -= 1
+    if not area.hold.pins and not area.hold.prevent_access:
+        area.hold = None

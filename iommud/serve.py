@@ -1,0 +1,223 @@
+"""`iommud serve`: one device file for everybody, in the foreground.
+
+By CUSE the kernel makes /dev/NAME and takes it away again when we end, however we end. By FUSE we make an empty file
+and mount on it; that file is locked as long as we live, so what a crashed daemon left behind (the file, and a mount
+that answers ENOTCONN) can be told from what a living one serves, and is taken over. Whatever else stands at the path
+is somebody else's: we say so and stop.
+"""
+
+import fcntl
+import grp
+import logging
+import os
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cuse_glue import mount
+from cuse_glue.mount import Unusable
+
+from . import stderr
+
+if TYPE_CHECKING:
+    from .cli import Settings
+
+log: Final = logging.getLogger("iommud.serve")
+
+CUSE_DEVICE: Final = "/dev/cuse"
+NAME: Final = "iommu"
+SOURCE: Final = "iommud"
+EMPTY_FILE_MODE: Final = 0  # nothing else makes files like that, so a left one is known as ours
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to serve: absolute path `fuse`, or name under /dev `cuse`; neither: /dev/iommu, by what the kernel has."""
+
+    fuse: str | None = None
+    cuse: str | None = None
+    mode: int = 0o660
+    group: str | None = None
+
+
+def serve(place: Place, settings: "Settings") -> int:
+    """Serve until SIGTERM or SIGINT, or until the mount is taken away. Returns the exit status."""
+    stderr.configure(settings.log_level)
+    try:
+        with ExitStack() as stack:
+            gid = _gid(place.group)
+            if place.fuse is None and (place.cuse is not None or os.path.exists(CUSE_DEVICE)):
+                name = place.cuse or NAME
+                fd = stack.enter_context(_cuse(name))
+                _serve(fd, settings, place.mode, gid, f"/dev/{name} (CUSE)", cuse_name=name)
+            else:
+                path = os.path.realpath(place.fuse or f"/dev/{NAME}")
+                fd = stack.enter_context(_fuse(path, place.mode))
+                _serve(fd, settings, place.mode, gid, f"{path} (FUSE)")
+    except Unusable as error:
+        stderr.write_line(f"iommud: {error}")
+        return 1
+    return 0
+
+
+def _serve(fd: int, settings: "Settings", mode: int, gid: int, where: str, cuse_name: str | None = None) -> None:
+    import trio
+
+    from cuse_glue.session import Attributes, Session
+
+    from .ops.files import IommuDevice, Options
+
+    device = IommuDevice(Options(mock=settings.mock, why=stderr.write_line if settings.why else None))
+    session = Session(fd, device, Attributes(mode=mode, uid=os.geteuid(), gid=gid), cuse_name=cuse_name)
+    asked_to_stop = False
+    is_ready = False
+
+    def ready() -> None:
+        nonlocal is_ready
+        is_ready = True
+        if cuse_name is not None:
+            _dress_node(cuse_name, mode, gid)
+        stderr.write_line(f"iommud: serving {where}")
+        notify(f"READY=1\nSTATUS=Serving {where}")
+
+    async def stop(task_status: trio.TaskStatus[None]) -> None:
+        nonlocal asked_to_stop
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                asked_to_stop = True
+                notify("STOPPING=1")
+                session.close()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(stop)
+            await session.serve(ready)
+            nursery.cancel_scope.cancel()
+        device.shutdown()
+
+    trio.run(main)
+    if not is_ready and not asked_to_stop:
+        raise Unusable(f"{where} was refused by the kernel: is there a device of that name already?")
+    if not asked_to_stop:
+        stderr.write_line(f"iommud: {where} was taken away")
+
+
+@contextmanager
+def _fuse(path: str, mode: int) -> Iterator[int]:
+    """A FUSE connection, mounted on `path`. Mount and file are gone afterwards; the descriptor is the session's."""
+    lock = _claim(path)
+    try:
+        fd = mount.open_fuse()
+        mount.mount_fuse(fd, path, name=SOURCE, mode=mode)
+        try:
+            yield fd
+        finally:
+            mount.unmount(path)
+    finally:
+        try:
+            if os.path.samestat(os.lstat(path), os.fstat(lock)):
+                os.unlink(path)
+        except FileNotFoundError:
+            pass  # somebody cleaned up before us
+        os.close(lock)
+
+
+def _claim(path: str) -> int:
+    """A descriptor that holds the lock of the file at `path`, new or left by a dead daemon. Raises Unusable."""
+    kind = mount.mounted_type(path)
+    if kind is not None and kind != f"fuse.{SOURCE}":
+        raise Unusable(
+            f"{path} is a mount of type {kind}, and not ours to take: unmount it, or choose another --fuse PATH"
+        )
+    if kind is not None and not mount.is_stale(path):
+        raise Unusable(f"{path} is served by another iommud already")
+    try:
+        while mount.is_stale(path):
+            log.info("%s: taking over from a daemon that died", path)
+            mount.unmount(path)
+        lock = _open_empty(path)
+    except PermissionError:
+        raise Unusable(
+            f"{path} cannot be made by you: `iommud serve` needs root; `iommud run -- COMMAND` does not"
+        ) from None
+    except OSError as error:
+        raise Unusable(f"{path} cannot be made: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Unusable(f"{path} is served by another iommud already") from None
+    return lock
+
+
+def _open_empty(path: str) -> int:
+    """An empty file at `path` that we made, now or in an earlier life. Raises Unusable for any other, and OSError."""
+    try:
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, EMPTY_FILE_MODE)
+    except FileExistsError:
+        pass
+    status = os.lstat(path)
+    if stat.S_ISCHR(status.st_mode):
+        raise Unusable(f"{path} is a real device, so this machine needs no iommud there; --fuse PATH serves elsewhere")
+    if not stat.S_ISREG(status.st_mode) or status.st_size or stat.S_IMODE(status.st_mode) != EMPTY_FILE_MODE:
+        raise Unusable(f"{path} is there already, and not ours to take: remove it, or choose another --fuse PATH")
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+@contextmanager
+def _cuse(name: str) -> Iterator[int]:
+    """A CUSE connection on which /dev/`name` can be made. The descriptor is the session's. Raises Unusable."""
+    if os.path.lexists(f"/dev/{name}"):
+        raise Unusable(
+            f"/dev/{name} is there already, a real device perhaps: choose another --cuse NAME, or --fuse PATH"
+        )
+    try:
+        fd = os.open(CUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Unusable(
+            f"{CUSE_DEVICE} is not there: load the kernel module (modprobe cuse), or serve by --fuse PATH"
+        ) from None
+    except OSError as error:
+        raise Unusable(f"{CUSE_DEVICE} cannot be opened ({error.strerror}): `iommud serve` needs root") from None
+    yield fd
+
+
+def _dress_node(name: str, mode: int, gid: int) -> None:
+    """Give the new /dev/`name` its owner and mode, after a look that it is the one that CUSE made."""
+    node = f"/dev/{name}"
+    try:
+        with open(f"/sys/class/cuse/{name.replace('/', '!')}/dev", encoding="ascii") as file:
+            major, minor = map(int, file.read().split(":"))
+        if os.lstat(node).st_rdev != os.makedev(major, minor):
+            log.error("%s is another device, which stood there before", node)
+            return
+        os.chown(node, -1, gid)
+        os.chmod(node, mode)
+    except OSError as error:
+        log.warning("%s has no node of ours (is /dev no devtmpfs?): %s", node, error)
+
+
+def _gid(group: str | None) -> int:
+    if group is None:
+        return os.getegid()
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise Unusable(f"there is no group {group}") from None
+
+
+def notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); without a NOTIFY_SOCKET in the environment, nobody."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
+        try:
+            link.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
+        except OSError as error:
+            log.warning("systemd could not be told %r: %s", state, error)

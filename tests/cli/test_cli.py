@@ -1,0 +1,78 @@
+"""The command line itself."""
+
+import subprocess
+import sys
+
+import pytest
+
+from iommud import __version__
+from tests.support import IOMMUD, PATIENCE
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([IOMMUD, *arguments], capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"iommud {__version__}\n")
+
+
+def test_help_shows_both_commands_and_examples() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for part in ("iommud run -- ", "iommud serve", "examples:", "--version"):
+        assert part in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "serve"])
+def test_help_of_a_command_shows_every_option(command: str) -> None:
+    text = run(command, "--help").stdout
+    own = {"run": ["COMMAND", "125"], "serve": ["--fuse PATH", "--cuse NAME", "--mode", "--group"]}[command]
+    for part in [*own, "--why", "--mock", "--log-level"]:
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        ((), 2, "run | serve"),
+        (("frobnicate",), 2, "invalid choice"),
+        (("run",), 125, "a COMMAND is missing"),
+        (("run", "--"), 125, "a COMMAND is missing"),
+        (("run", "--log-level", "loud", "true"), 125, "invalid choice: 'loud'"),
+        (("run", "--nonsense", "--", "true"), 125, "--nonsense"),
+        (("serve", "--mode", "0999"), 2, "'0999' is no octal mode"),
+        (("serve", "--mode", "7777"), 2, "'7777' is no octal mode"),
+        (("serve", "--fuse", "/x", "--cuse", "y"), 2, "not allowed with"),
+        (("serve", "more"), 2, "more"),
+    ],
+)
+def test_a_wrong_command_line(arguments: tuple[str, ...], status: int, sentence: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == status
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_options_end_where_the_command_begins() -> None:
+    done = run("run", "echo", "--why", "--", "--version")
+    assert done.stdout == "--why -- --version\n"
+
+
+def test_python_dash_m() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "iommud", "--version"], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.stdout == f"iommud {__version__}\n"
+
+
+def test_nothing_heavy_is_loaded_for_a_word() -> None:
+    script = (
+        "import sys; sys.argv[1:] = ['--version']\n"
+        "from iommud.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print({'trio', 'cffi', 'iommud.engine'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.splitlines()[-1] == "set()"

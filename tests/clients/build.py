@@ -1,0 +1,23 @@
+"""Builds the C clients into build/clients, each when a test asks for it."""
+
+import functools
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.support import ROOT
+
+SOURCES = Path(__file__).parent
+OUTPUT = ROOT / "build" / "clients"
+FLAGS = ["-std=gnu11", "-O1", "-g", "-pthread", "-Wall", "-Wextra", "-Werror"]
+
+
+@functools.cache
+def build(name: str) -> str:
+    """The program of `name`.c, compiled against our own declaration of the ABI."""
+    compiler = shutil.which("cc") or "gcc"
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    program = OUTPUT / name
+    command = [compiler, *FLAGS, f"-I{ROOT / 'include'}", str(SOURCES / f"{name}.c"), "-o", str(program)]
+    subprocess.run(command, check=True)
+    return str(program)

@@ -1,0 +1,187 @@
+"""`iommud run` hands the user's process on as it found it: everything that a program can see of itself is as without it."""
+
+import os
+import pty
+import re
+import resource
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support import IOMMUD, PATIENCE, wait_for_input
+
+RUN = [IOMMUD, "run", "--"]
+
+
+def output(command: list[str], **how: object) -> bytes:
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=PATIENCE, **how).stdout  # type: ignore[call-overload,no-any-return]
+
+
+def same(command: list[str], **how: object) -> bytes:
+    """What `command` prints, after a look that it prints the same under `iommud run`."""
+    plain = output(command, **how)
+    assert output([*RUN, *command], **how) == plain
+    return plain
+
+
+@pytest.mark.parametrize("status", [0, 1, 3, 125, 255])
+def test_exit_status(status: int) -> None:
+    assert subprocess.run([*RUN, "sh", "-c", f"exit {status}"], timeout=PATIENCE).returncode == status
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGABRT, signal.SIGPIPE])
+def test_death_by_signal(number: signal.Signals) -> None:
+    script = f"ulimit -c 0; kill -{int(number)} $$"
+    assert subprocess.run([*RUN, "sh", "-c", script], timeout=PATIENCE).returncode == -number
+
+
+def test_pid_is_the_users_process() -> None:
+    with subprocess.Popen([*RUN, "sh", "-c", "echo $$"], stdout=subprocess.PIPE) as process:
+        assert int(process.communicate(timeout=PATIENCE)[0]) == process.pid
+
+
+def test_stdin_arrives_whole() -> None:
+    data = os.urandom(1 << 20)
+    assert output([*RUN, "cat"], input=data) == data
+
+
+def test_arguments_arrive_as_they_are() -> None:
+    words = ["--why", "--", "", "a b", "--help", "\udcff"]
+    expected = b"".join(os.fsencode(word) + b"\0" for word in words)
+    assert output([*RUN, "printf", "%s\\0", *words]) == expected
+
+
+def test_environment_byte_for_byte() -> None:
+    # Without LC_ALL and LANG, Python puts LC_CTYPE into its own environment.
+    environment = {b"PATH": os.environb[b"PATH"], b"ODD": b"\xff\xfe=\n", b"EMPTY": b""}
+    assert b"LC_CTYPE" not in same(["cat", "/proc/self/environ"], env=environment)
+
+
+def test_working_directory() -> None:
+    for directory in "/", "/usr/lib", "/dev", "/dev/shm":
+        assert same(["readlink", "/proc/self/cwd"], cwd=directory).decode().strip() == directory
+        assert same(
+            ["sh", "-c", "/bin/pwd -P; ls -d ./null 2>/dev/null"] if directory == "/dev" else ["/bin/pwd", "-P"],
+            cwd=directory,
+        )
+
+
+def test_in_dev_as_working_directory_the_device_is_seen() -> None:
+    assert output([*RUN, "sh", "-c", "test -e iommu && echo yes"], cwd="/dev") == b"yes\n"
+
+
+def test_umask_and_limits() -> None:
+    low = resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2
+    how = {"umask": 0o027, "preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (low // 2, low))}
+    assert b"Umask:\t0027" in same(["grep", "Umask", "/proc/self/status"], **how)
+    assert str(low // 2).encode() in same(["cat", "/proc/self/limits"], **how)
+
+
+def test_signals_ignored_blocked_and_pending() -> None:
+    def before_exec() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGUSR1, signal.SIGCHLD])
+
+    lines = same(
+        ["grep", "-E", "^(Sig[PBIC]|Shd|NoNew|Seccomp|Speculation)", "/proc/self/status"], preexec_fn=before_exec
+    )
+    ignored = re.search(rb"SigIgn:\t(\w+)", lines)
+    assert ignored is not None
+    assert int(ignored[1], 16) == 1 << (signal.SIGHUP - 1) | 1 << (signal.SIGINT - 1)
+
+
+def test_sigchld_ignored() -> None:
+    how = {"preexec_fn": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)}
+    same(["grep", "^SigIgn", "/proc/self/status"], **how)
+
+
+@pytest.mark.usefixtures("root")
+def test_credentials_and_capabilities_of_root() -> None:
+    same(["grep", "-E", "^(Uid|Gid|Groups|Cap)", "/proc/self/status"])
+    same(["cat", "/proc/self/uid_map"])
+
+
+def test_descriptors_pass_and_none_is_added() -> None:
+    with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as kept_back:
+        script = 'cd /proc/self/fd && for n in *; do [ -e "$n" ] && echo "$n $(readlink "$n")"; done | grep -v /proc/'
+        os.set_inheritable(file.fileno(), True)
+        plain = same(["sh", "-c", script], pass_fds=[file.fileno()], stderr=subprocess.DEVNULL)
+        lines = [line.split()[0] for line in plain.decode().splitlines()]
+        assert str(file.fileno()) in lines
+        assert str(kept_back.fileno()) not in lines
+
+
+def test_closed_standard_descriptors() -> None:
+    script = f'"{IOMMUD}" run -- sh -c "exit 9" <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", script], timeout=PATIENCE).returncode == 9
+
+
+def test_no_child_no_zombie() -> None:
+    listing = output([*RUN, "sh", "-c", "cat /proc/$$/task/$$/children; echo end"]).split()
+    assert listing[-1] == b"end"
+    assert len(listing) <= 2, "besides the cat"
+
+
+def test_a_pipeline_ends_with_the_program() -> None:
+    # communicate() waits until nobody has the other end of stdout or stderr any more.
+    done = subprocess.run([*RUN, "sh", "-c", "echo out; echo err >&2"], capture_output=True, timeout=PATIENCE)
+    assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
+
+
+class Terminal:
+    """`iommud run -- sh -c SCRIPT` as the foreground process group of a terminal of its own."""
+
+    def __init__(self, script: str) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            try:
+                os.execv(IOMMUD, [*RUN, "sh", "-c", script])
+            finally:
+                os._exit(99)
+
+    def read_until(self, text: bytes) -> bytes:
+        seen = b""
+        while text not in seen:
+            wait_for_input(self.fd, f"{text!r} after {seen!r}")
+            seen += os.read(self.fd, 4096)  # EIO: everybody has closed the terminal
+        return seen
+
+    def wait(self, options: int = 0) -> int:
+        return os.waitpid(self.pid, options)[1]
+
+
+def test_terminal_and_interrupt_key() -> None:
+    terminal = Terminal("tty; stty -g >/dev/null && echo ready; cat")
+    assert b"/dev/pts/" in terminal.read_until(b"ready")
+    os.write(terminal.fd, b"\x03")
+    status = terminal.wait()
+    # A shell that was not interrupted itself would go on: cat, sh and all are in the foreground group.
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGINT
+    os.close(terminal.fd)
+
+
+def test_stop_key_and_continue() -> None:
+    terminal = Terminal("echo ready; read line; echo got $line")
+    terminal.read_until(b"ready")
+    os.write(terminal.fd, b"\x1a")
+    assert os.WIFSTOPPED(terminal.wait(os.WUNTRACED))
+    os.kill(terminal.pid, signal.SIGCONT)
+    os.write(terminal.fd, b"on\n")
+    terminal.read_until(b"got on")
+    assert os.waitstatus_to_exitcode(terminal.wait()) == 0
+    os.close(terminal.fd)
+
+
+def test_the_daemon_is_in_another_session(tmp_path: Path) -> None:
+    script = f"ps -o pid= -s $(ps -o sid= -p $$) | grep -cw $$; ps -eo sid=,args= > {tmp_path}/all"
+    with subprocess.Popen([*RUN, "sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.communicate(timeout=PATIENCE)[0].strip() == b"1"
+    mine = [line for line in (tmp_path / "all").read_text().splitlines() if line.split()[0] == str(process.pid)]
+    assert mine
+    assert not any("iommud run" in line and "sh -c" not in line for line in mine)

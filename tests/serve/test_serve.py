@@ -1,0 +1,253 @@
+"""`iommud serve`: what it takes, what it refuses, what it tells systemd, and that it leaves nothing."""
+
+import errno
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from cuse_glue import libc
+from tests.support import AS_NOBODY, IOMMUD, PATIENCE, mounts_at
+
+pytestmark = pytest.mark.usefixtures("root")
+
+BARE_DEV = [sys.executable, str(Path(__file__).with_name("bare_dev.py"))]
+Start = Callable[..., "Server"]
+
+
+class Server:
+    """An `iommud serve` in a test, and the datagrams that systemd would get of it."""
+
+    def __init__(self, arguments: list[str], prefix: list[str], address: str) -> None:
+        self.link = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.link.bind("\0" + address[1:] if address.startswith("@") else address)
+        self.link.settimeout(PATIENCE)
+        environment = dict(os.environ, NOTIFY_SOCKET=address)
+        command = [*prefix, IOMMUD, "serve", *arguments]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+
+    def told(self) -> list[str]:
+        """The next datagram's lines."""
+        return self.link.recv(4096).decode().split("\n")
+
+    def wait_ready(self) -> "Server":
+        assert self.told()[0] == "READY=1"
+        return self
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+    def said(self) -> str:
+        """All that it wrote to stderr; it has to have ended, or to end."""
+        return self.process.communicate(timeout=PATIENCE)[1].decode()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.link.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[str]:
+    it = str(tmp_path / "iommu")
+    yield it
+    while mounts_at(it):
+        libc.umount(it, libc.MNT_DETACH)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as stack:
+        count = 0
+
+        def start_one(*arguments: str, prefix: list[str] | None = None, address: str | None = None) -> Server:
+            nonlocal count
+            count += 1
+            server = Server(list(arguments), prefix or [], address or str(tmp_path / f"notify-{count}"))
+            stack.callback(server.close)
+            return server
+
+        yield start_one
+
+
+def refusal(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert done.stderr.startswith("iommud: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serves_and_leaves_nothing(start: Start, path: str, probe: str, number: signal.Signals) -> None:
+    server = start("--fuse", path).wait_ready()
+    assert subprocess.check_output([probe, "once", path]) == b"ioas 1\nrefused 2\n"
+    assert server.stop(number) == 0
+    assert server.told() == ["STOPPING=1"]
+    assert not os.path.lexists(path)
+    assert not mounts_at(path)
+    assert server.said() == f"iommud: serving {path} (FUSE)\n"
+
+
+def test_systemd_is_told_at_an_abstract_address_too(start: Start, path: str) -> None:
+    server = start("--fuse", path, address=f"@iommud-test-{os.getpid()}")
+    assert server.told() == ["READY=1", f"STATUS=Serving {path} (FUSE)"]
+
+
+def test_mode_and_group(start: Start, path: str) -> None:
+    start("--fuse", path, "--mode", "0640", "--group", "nogroup").wait_ready()
+    status = os.stat(path)
+    assert stat.S_IMODE(status.st_mode) == 0o640
+    assert (status.st_uid, status.st_gid) == (0, 65534)
+
+
+def test_default_mode_keeps_others_out(start: Start, path: str, probe: str, tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    start("--fuse", path).wait_ready()
+    done = subprocess.run([*AS_NOBODY, probe, "once", path], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert "Permission denied" in done.stderr
+
+
+def test_mode_0666_lets_everybody_in(start: Start, path: str, probe: str, tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    start("--fuse", path, "--mode", "666").wait_ready()
+    assert subprocess.check_output([*AS_NOBODY, probe, "once", path]) == b"ioas 1\nrefused 2\n"
+
+
+def test_why(start: Start, path: str, probe: str) -> None:
+    server = start("--fuse", path, "--why").wait_ready()
+    subprocess.run([probe, "once", path], check=True, stdout=subprocess.DEVNULL)
+    server.stop()
+    assert "IOMMU_DESTROY: ENOENT: " in server.said()
+
+
+def test_default_is_dev_iommu_made_and_removed(start: Start, probe: str) -> None:
+    server = start(prefix=BARE_DEV)
+    assert server.told() == ["READY=1", "STATUS=Serving /dev/iommu (FUSE)"]
+    dev = f"/proc/{server.process.pid}/root/dev"
+    assert sorted(os.listdir(dev)) == ["fuse", "iommu", "null", "zero"]
+    assert subprocess.check_output([probe, "once", f"{dev}/iommu"]) == b"ioas 1\nrefused 2\n"
+    held = os.open(dev, os.O_PATH)
+    assert server.stop() == 0
+    assert sorted(os.listdir(f"/proc/self/fd/{held}")) == ["fuse", "null", "zero"]
+    os.close(held)
+
+
+def test_a_client_that_is_there_at_the_end_gets_enotconn(start: Start, path: str, probe: str) -> None:
+    server = start("--fuse", path).wait_ready()
+    with subprocess.Popen([probe, "wait", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+        assert client.stdout is not None
+        assert client.stdin is not None
+        assert client.stdout.readline() == b"ioas 1\n"
+        assert client.stdout.readline() == b"refused 2\n"
+        assert server.stop() == 0
+        client.stdin.write(b"\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == b"alloc %d open %d\n" % (errno.ENOTCONN, errno.ENOENT)
+
+
+def test_a_killed_client_is_forgotten(start: Start, path: str, probe: str) -> None:
+    start("--fuse", path).wait_ready()
+    with subprocess.Popen([probe, "wait", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ioas 1\n"
+        client.kill()
+    assert subprocess.check_output([probe, "once", path]) == b"ioas 1\nrefused 2\n"
+
+
+def test_unmounted_by_somebody_else_it_ends(start: Start, path: str) -> None:
+    server = start("--fuse", path).wait_ready()
+    libc.umount(path)
+    assert server.process.wait(PATIENCE) == 0
+    assert server.said().endswith(f"iommud: {path} (FUSE) was taken away\n")
+    assert not os.path.lexists(path)
+
+
+def test_takes_over_from_one_that_was_killed(start: Start, path: str, probe: str) -> None:
+    first = start("--fuse", path).wait_ready()
+    first.stop(signal.SIGKILL)
+    with pytest.raises(OSError, match="not connected"):
+        os.stat(path)
+    second = start("--fuse", path).wait_ready()
+    assert len(mounts_at(path)) == 1
+    assert subprocess.check_output([probe, "once", path]) == b"ioas 1\nrefused 2\n"
+    assert second.stop() == 0
+    assert not os.path.lexists(path)
+
+
+def test_takes_over_the_file_of_one_that_was_killed_and_unmounted(start: Start, path: str) -> None:
+    start("--fuse", path).wait_ready().stop(signal.SIGKILL)
+    libc.umount(path)
+    assert os.path.getsize(path) == 0
+    assert start("--fuse", path).wait_ready().stop() == 0
+
+
+def test_refuses_where_another_iommud_serves(start: Start, path: str, probe: str) -> None:
+    start("--fuse", path).wait_ready()
+    assert "is served by another iommud already" in refusal(IOMMUD, "serve", "--fuse", path)
+    assert subprocess.check_output([probe, "once", path]) == b"ioas 1\nrefused 2\n", "and does it no harm"
+
+
+def test_refuses_a_real_device(path: str) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    assert "is a real device" in refusal(IOMMUD, "serve", "--fuse", path)
+    assert stat.S_ISCHR(os.lstat(path).st_mode)
+
+
+def test_refuses_somebody_elses_file(path: str) -> None:
+    Path(path).write_text("mine")
+    assert "is there already, and not ours to take" in refusal(IOMMUD, "serve", "--fuse", path)
+    assert Path(path).read_text() == "mine"
+    Path(path).write_text("")
+    assert "not ours to take" in refusal(IOMMUD, "serve", "--fuse", path), "an empty file is somebody's, too"
+    os.unlink(path)
+    os.mkdir(path)
+    assert "not ours to take" in refusal(IOMMUD, "serve", "--fuse", path)
+
+
+def test_refuses_somebody_elses_mount(path: str) -> None:
+    Path(path).touch(0)
+    libc.mount("/dev/null", path, None, libc.MS_BIND)
+    assert "is a mount of type devtmpfs" in refusal(IOMMUD, "serve", "--fuse", path)
+    assert mounts_at(path)
+
+
+def test_refuses_without_a_directory(tmp_path: Path) -> None:
+    assert "cannot be made: No such file or directory" in refusal(IOMMUD, "serve", "--fuse", f"{tmp_path}/no/iommu")
+
+
+def test_refuses_an_unknown_group(path: str) -> None:
+    assert "there is no group nosuchgroup" in refusal(IOMMUD, "serve", "--fuse", path, "--group", "nosuchgroup")
+
+
+def test_refuses_a_user_without_privilege(path: str, tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    assert "needs root" in refusal(*AS_NOBODY, IOMMUD, "serve", "--fuse", path)
+    tmp_path.chmod(0o777)
+    assert "FUSE may not be mounted" in refusal(*AS_NOBODY, IOMMUD, "serve", "--fuse", path)
+    assert not os.path.lexists(path), "what it made it has removed"
+
+
+def test_refuses_cuse_where_there_is_none() -> None:
+    sentence = refusal(*BARE_DEV, IOMMUD, "serve", "--cuse", "iommu")
+    assert "/dev/cuse is not there" in sentence
+    assert "modprobe cuse" in sentence
+
+
+def test_refuses_fuse_where_there_is_none(path: str) -> None:
+    hide = 'mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && exec "$@"'
+    sentence = refusal("unshare", "-m", "sh", "-c", hide, "sh", IOMMUD, "serve", "--fuse", path)
+    assert "/dev/fuse is not there" in sentence
+    assert not os.path.lexists(path)

@@ -1,0 +1,64 @@
+"""What the tests of whole processes share: the command, other users' eyes, and ways to wait that are not sleeps."""
+
+import os
+import select
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+IOMMUD = str(Path(sys.executable).parent / "iommud")
+PATIENCE = 30.0  # seconds until something that should have happened counts as never
+AS_NOBODY = [sys.executable, str(ROOT / "tests" / "as_nobody.py")]
+
+
+def wait_for_end(pid: int) -> None:
+    """Return when the process has ended (it need not be a child of ours); fail if it does not."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        wait_for_input(fd, f"the end of process {pid}")
+    finally:
+        os.close(fd)
+
+
+def wait_for_input(fd: int, what: str) -> None:
+    """Return when `fd` can be read."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    assert poll.poll(PATIENCE * 1000), f"{what} did not come in {PATIENCE} s"
+
+
+def processes_with(marker: str) -> set[int]:
+    """The processes that were started with the string `marker` in their environment."""
+    found = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if marker.encode() in Path("/proc", name, "environ").read_bytes():
+                    found.add(int(name))
+            except OSError:
+                pass  # it ended while we looked
+    return found
+
+
+def mounts_at(path: str) -> list[str]:
+    """The lines of mountinfo whose mount point is `path`, in this process's namespace."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if line.split(" ")[4] == path]
+
+
+@contextmanager
+def cleanup(*actions: Callable[[], object]) -> Iterator[None]:
+    """Run the actions afterwards, each whatever the others did."""
+    try:
+        yield
+    finally:
+        for action in actions:
+            try:
+                action()
+            except OSError:
+                pass
