@@ -11,9 +11,13 @@ used by the reader's thread only, for up to a page; larger transfers may run in 
 import errno
 import os
 import re
+from collections import OrderedDict
 from typing import Any, Final, Protocol
 
 import cffi
+import trio
+
+from .inline import leave
 
 _ffi: Final = cffi.FFI()
 _ffi.cdef(
@@ -39,6 +43,8 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 _PIDFD_THREAD: Final = os.O_EXCL  # Linux 6.9
 _SYS_PIDFD_GETFD: Final = 438
 
+_PAGEMAPS: Final = 256  # threads whose pagemap is kept open
+_PAGE: Final = os.sysconf("SC_PAGESIZE")
 _SCRATCH_SIZE: Final = 4096
 _scratch: Final = bytearray(_SCRATCH_SIZE)
 _scratch_c: Final = _ffi.from_buffer(_scratch)
@@ -79,6 +85,12 @@ class ProcessMemory:
         count = _libc.process_vm_readv(self._tid, local, 1, remote, 1, 0)
         return bytes(memoryview(data)[:count]) if count > 0 else b""
 
+    def touch(self, address: int) -> bool:
+        """Bring in the page of `address`, which may take long; from a worker thread. Whether there is one."""
+        data = bytearray(1)
+        local, remote = _vectors(data, address)
+        return bool(_libc.process_vm_readv(self._tid, local, 1, remote, 1, 0) > 0)
+
     def write(self, address: int, data: bytes) -> int:
         if len(data) <= _SCRATCH_SIZE:
             _remote.base = address
@@ -93,6 +105,32 @@ def _vectors(data: bytes | bytearray, address: int) -> tuple[Any, Any]:
     """For large transfers, which may run in a worker thread: not the reader's scratch."""
     start = int(_ffi.cast("uintptr_t", _ffi.from_buffer(data)))
     return _ffi.new("struct vec *", (start, len(data))), _ffi.new("struct vec *", (address, len(data)))
+
+
+_pagemaps: Final[OrderedDict[int, int]] = OrderedDict()
+_ENTRY: Final = 8  # bytes of /proc/PID/pagemap for one page
+_PRESENT: Final = 1 << 63
+_WRITE_PROTECTED: Final = 1 << 57  # by userfaultfd
+
+
+def _pagemap_entries(tid: int, first: int, count: int) -> bytes:
+    """What /proc/TID/pagemap says of `count` pages; empty when it cannot be told."""
+    fd = _pagemaps.get(tid)
+    if fd is not None:
+        entries = os.pread(fd, count * _ENTRY, first * _ENTRY)
+        if entries:
+            return entries
+        # That address space is gone (exec, exit, or the number of another thread now).
+        del _pagemaps[tid]
+        os.close(fd)
+    try:
+        fd = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    _pagemaps[tid] = fd
+    if len(_pagemaps) > _PAGEMAPS:
+        os.close(_pagemaps.popitem(last=False)[1])
+    return os.pread(fd, count * _ENTRY, first * _ENTRY)
 
 
 class Caller:
@@ -126,6 +164,33 @@ class Caller:
             return os.stat(f"/proc/{self.tid}/ns/user").st_ino == _our_user_namespace()
         except OSError:
             return False
+
+    def resident(self, address: int, length: int) -> bool:
+        """Whether `length` bytes at `address` (at most a few pages) can be reached at once, as nearly always.
+
+        A page that is not there may take as long as its owner likes to come (userfaultfd, a file system of his); then `settle` first.
+        """
+        first = address // _PAGE
+        count = (address + length - 1) // _PAGE - first + 1
+        if first >> 51:
+            return True  # no such address: reading it fails at once
+        entries = _pagemap_entries(self.tid, first, count)
+        if count == 1 and entries:
+            return int.from_bytes(entries, "little") & (_PRESENT | _WRITE_PROTECTED) == _PRESENT
+        return len(entries) == count * _ENTRY and all(
+            int.from_bytes(entries[at : at + _ENTRY], "little") & (_PRESENT | _WRITE_PROTECTED) == _PRESENT
+            for at in range(0, len(entries), _ENTRY)
+        )
+
+    async def settle(self, address: int, length: int) -> None:
+        """Have the pages brought in, from a worker thread, so that whoever makes that slow delays only himself.
+
+        Returns when they are there, or cannot come: reading them tells.
+        """
+        await leave()
+        memory = ProcessMemory(self.tid)
+        pages = range(address // _PAGE * _PAGE, address + length, _PAGE)
+        await trio.to_thread.run_sync(_touch, memory, pages, abandon_on_cancel=True)
 
     def descriptor(self, number: int) -> int:
         """A descriptor of ours for the same open file as the caller's descriptor `number`; close it.
@@ -166,6 +231,12 @@ class Caller:
                 return f"{comm.read().rstrip()}[{self.tid}]"
         except OSError:
             return f"[{self.tid}]"
+
+
+def _touch(memory: ProcessMemory, pages: range) -> None:
+    for page in pages:
+        if not memory.touch(page):
+            return
 
 
 _user_namespace = 0

@@ -20,7 +20,7 @@ from ..errors import IoctlError
 from ..uapi import codec
 from ..uapi.table import BY_NUMBER, LAST_NUMBER, TEST_NUMBER, TEST_ROW, Row
 from . import ioas, objects, option
-from .request import Caller, Descriptors, Memory, Origins, Request
+from .request import Caller, Descriptors, Origins, Request
 
 Handler = Callable[[Request], Awaitable[None]]
 
@@ -60,6 +60,8 @@ class Dispatcher:
         if found is None:
             raise IoctlError(ENOTTY, f"no ioctl has the number {cmd:#x}")
         row, handler = found
+        if not caller.resident(address, row.size if row is not None else 4):
+            await caller.settle(address, row.size if row is not None else 4)
         memory = caller.memory
         data = memory.read(address, row.size if row is not None else 4)
         if len(data) < 4:
@@ -70,7 +72,7 @@ class Dispatcher:
         if user_size < row.min_size:
             raise IoctlError(EINVAL, f"size {user_size} is less than {row.min_size}, the oldest struct {row.struct}")
         if user_size > row.size:
-            await _check_tail(memory, row, address, user_size)
+            await _check_tail(caller, row, address, user_size)
         else:
             data = data[:user_size]
         if len(data) < min(user_size, row.size):
@@ -96,12 +98,14 @@ def _check_known(row: Row, request: Request) -> None:
             raise IoctlError(EOPNOTSUPP, f"{name} is {getattr(request.cmd, name):#x}, must be 0")
 
 
-async def _check_tail(memory: Memory, row: Row, address: int, user_size: int) -> None:
+async def _check_tail(caller: Caller, row: Row, address: int, user_size: int) -> None:
     """What lies behind the struct as we know it must be zero. E2BIG: it is not. EFAULT: it ends first."""
     position, end = address + row.size, address + user_size
     while position < end:
         length = min(TAIL_CHUNK, end - position)
-        data = memory.read(position, length)
+        if not caller.resident(position, length):
+            await caller.settle(position, length)
+        data = caller.memory.read(position, length)
         if data.count(0) != len(data):
             raise IoctlError(E2BIG, f"the {user_size} bytes given are not zero beyond the {row.size} of struct {row.struct}")
         if len(data) < length:

@@ -46,6 +46,7 @@ async def ioas_iova_ranges(request: Request) -> None:
     cmd = request.cmd
     iopt = request.context.ioas(cmd.ioas_id).iopt
     room, count = cmd.num_iovas, 0
+    await request.settle(cmd.allowed_iovas, min(room, len(iopt.reserved) + 1) * _RANGE_SIZE)
     cmd.out_iova_alignment = iopt.iova_alignment
     for start, last in iopt.usable():
         if count < room:
@@ -75,6 +76,7 @@ async def _load_ranges(request: Request, address: int, count: int) -> Spans:
     while done < count:
         wanted = min(RANGES_AT_ONCE, count - done) * _RANGE_SIZE
         position = address + done * _RANGE_SIZE & U64_MAX
+        await request.settle(position, wanted)
         data = request.caller.memory.read(position, wanted)
         for at in range(0, len(data) - _RANGE_SIZE + 1, _RANGE_SIZE):
             start = int.from_bytes(data[at : at + 8], "little")

@@ -27,6 +27,12 @@ class Caller(Protocol):
 
     def capable(self, capability: int) -> bool: ...
 
+    def resident(self, address: int, length: int) -> bool:
+        """Whether these bytes can be reached without waiting for anybody."""
+
+    async def settle(self, address: int, length: int) -> None:
+        """Wait, in a task of its own, until they can be or never will."""
+
     def name(self) -> str: ...
 
 
@@ -93,6 +99,11 @@ class Request:
         """
         size = min(self.user_size, self.row.size)
         self.write(self.address, codec.encode(self.cmd, size), "the struct")
+
+    async def settle(self, address: int, length: int) -> None:
+        """To be awaited before an array is read or written: whoever makes his memory slow delays only himself."""
+        if length and not self.caller.resident(address, length):
+            await self.caller.settle(address, length)
 
     def write(self, address: int, data: bytes, what: str) -> None:
         """Write to the caller's memory. EFAULT: not all of it could be; what could stays written."""

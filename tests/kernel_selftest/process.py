@@ -1,4 +1,4 @@
-"""A command in a session of its own, of which nothing is left afterwards; and the machine's huge pages."""
+"""A command in a session of its own, of which nothing is left afterwards; and what the machine lets us do."""
 
 import contextlib
 import os
@@ -78,6 +78,12 @@ def members(session: int) -> list[int]:
             if int(its_session) == session and state not in "ZX":
                 found.append(int(place.parent.name))
     return found
+
+
+def capable(capability: int) -> bool:
+    """Whether this process has a capability (CAP_*) in effect."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return bool(int(fields["CapEff"], 16) >> capability & 1)
 
 
 @contextlib.contextmanager
