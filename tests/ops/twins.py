@@ -1,0 +1,103 @@
+"""Twins of what a request needs of the outside: a caller whose memory is a few mapped stretches of bytes."""
+
+from collections.abc import Hashable
+from typing import Any
+
+from iommud.engine.context import Context
+from iommud.errors import IoctlError
+from iommud.ops.dispatch import Dispatcher, Handler
+from iommud.ops.request import Given
+
+PAGE = 4096
+
+
+class TwinMemory:
+    """Pages at addresses, each readable, and writable unless said otherwise."""
+
+    def __init__(self) -> None:
+        self.pages: dict[int, bytearray] = {}
+        self.read_only: set[int] = set()
+
+    def map(self, address: int, data: bytes = b"", *, read_only: bool = False) -> int:
+        """Map the pages that `data` at `address` needs (at least one), and write it there; returns the address."""
+        for page in range(address // PAGE, (address + max(len(data), 1) - 1) // PAGE + 1):
+            self.pages.setdefault(page, bytearray(PAGE))
+            if read_only:
+                self.read_only.add(page)
+        self._copy(address, data)
+        return address
+
+    def _copy(self, address: int, data: bytes) -> None:
+        for at, byte in enumerate(data, address):
+            self.pages[at // PAGE][at % PAGE] = byte
+
+    def read(self, address: int, length: int) -> bytes:
+        out = bytearray()
+        while len(out) < length and (address + len(out)) // PAGE in self.pages:
+            at = address + len(out)
+            out += self.pages[at // PAGE][at % PAGE : at % PAGE + length - len(out)]
+        return bytes(out)
+
+    def write(self, address: int, data: bytes) -> int:
+        for count in range(len(data)):
+            page = (address + count) // PAGE
+            if page not in self.pages or page in self.read_only:
+                return count
+            self.pages[page][(address + count) % PAGE] = data[count]
+        return len(data)
+
+
+class TwinCaller:
+    def __init__(self) -> None:
+        self.memory = TwinMemory()
+        self.capabilities: set[int] = set()
+
+    def capable(self, capability: int) -> bool:
+        return capability in self.capabilities
+
+    def resident(self, address: int, length: int) -> bool:
+        return True
+
+    async def settle(self, address: int, length: int) -> None:
+        raise AssertionError("a twin's memory is always there")
+
+    def name(self) -> str:
+        return "twin[1]"
+
+
+class NoOrigins:
+    """For ioctls that remember nobody's memory."""
+
+    def address_space(self, caller: Any, readable: int) -> Any:
+        raise AssertionError("not for this test")
+
+    def file(self, caller: Any, number: int, readable: int) -> Any:
+        raise AssertionError("not for this test")
+
+    def page_identity(self, caller: Any, address: int) -> Hashable:
+        raise AssertionError("not for this test")
+
+
+class NoDescriptors:
+    async def give(self, request: Any, behind: Given, field: int) -> None:
+        raise AssertionError("not for this test")
+
+    def behind(self, caller: Any, number: int) -> Given:
+        raise AssertionError("not for this test")
+
+
+class Bench:
+    """A context, a caller and a dispatcher, to try one ioctl after another."""
+
+    def __init__(self, test_handler: Handler | None = None) -> None:
+        self.caller = TwinCaller()
+        self.context = Context()
+        self.dispatcher = Dispatcher(NoOrigins(), NoDescriptors(), test_handler)
+
+    async def errno(self, cmd: int, address: int) -> int:
+        """What the client gets: 0, or the errno. A refusal without a sentence is none."""
+        try:
+            await self.dispatcher.dispatch(self.context, self.caller, cmd, address)
+        except IoctlError as refusal:
+            return refusal.errno if refusal.why else -1
+        return 0
