@@ -125,12 +125,20 @@ def _pagemap_entries(tid: int, first: int, count: int) -> bytes:
         os.close(fd)
     try:
         fd = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            forget_threads()
         return b""
     _pagemaps[tid] = fd
     if len(_pagemaps) > _PAGEMAPS:
         os.close(_pagemaps.popitem(last=False)[1])
     return os.pread(fd, count * _ENTRY, first * _ENTRY)
+
+
+def forget_threads() -> None:
+    """Close what is kept about threads that called; it is opened again when needed."""
+    while _pagemaps:
+        os.close(_pagemaps.popitem()[1])
 
 
 class Caller:

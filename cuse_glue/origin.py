@@ -1,36 +1,91 @@
-"""What outlives a request: the address space a client mapped from, and the file it mapped.
+"""Whose memory it is: the address spaces that clients called from.
 
 An area remembers *whose* memory it is, and a process may exec (another address space under the same pid) or exit (and the pid be given
-to another). An `Mm` holds /proc/TID/mem open: that file keeps pointing at the address space it was opened on, and gives 0 bytes once
-nobody lives in it any more. Whether a thread is still in the address space we know is asked on every lookup: its auxiliary vector is
-random for each exec (AT_RANDOM, the vdso's place), and the open directory /proc/TID keeps naming the same thread, so that
-a thread that got the number later is not mistaken for it.
+to another). An `Mm` is one address space. It holds three files of /proc open, each of which keeps pointing at the address space it
+was opened on: `mem` (its bytes), `maps` (what is mapped) and `pagemap` (which pages are there). They say so when nobody lives in it
+any more, and never show another one. It also holds the directory of its process, which keeps naming the same process when the number is
+given to another.
 
-A file is fetched from the client (the same open file, not a path) and kept once for all mappings of it.
+All threads of a process share one Mm. Whether a thread is still in the address space we know is asked on every lookup: its auxiliary
+vector is random for each exec (AT_RANDOM, the vdso's place), and the open directory /proc/TID keeps naming the same thread, so
+that a thread that got the number later is not mistaken for it. Two *processes* that share one address space (vfork, CLONE_VM) are taken
+for two: nobody maps memory for a device from between a vfork and its exec.
+
+Two ways lead to the bytes. `mem` is exact: it cannot hit another address space, and like a device it does not ask for the page
+protection of now (what was right when the memory was pinned stays right); but it goes page by page through a buffer, at a quarter of
+memcpy's speed. process_vm_* is twice as fast, but names a thread, and that thread could exec between our look at it and the call. For
+reading we look again afterwards and throw away what we read. What is written cannot be taken back: a client could have our rights
+write into a set-user-ID program that it just became. So only clients that would gain nothing by it (root's, our own user's) are
+written to that way, and only large pieces, for which it is worth while.
 """
 
 import errno
-import fcntl
 import os
+import re
+import resource
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
+from . import raw_memory
 from .caller import Caller
+from .held_file import FileCache, HeldFile
+from .vma import Maps
 
-CACHED: Final = 256  # threads whose address space is kept although no area needs it
+ClientFile = HeldFile
+__all__ = ["CACHED", "ClientFile", "FileCache", "Mm", "MmCache"]
+
+CACHED: Final = 256  # threads whose address space is kept although nobody needs it
+LARGE: Final = 256 * 1024  # bytes from which process_vm_* is worth its checks
+PAGE_SIZE: Final = resource.getpagesize()
+
+_THERE: Final = 0xC0  # of a pagemap entry's highest byte: present, swapped
+_ABSENT: Final = bytes(not byte & _THERE for byte in range(256))
 
 
 class Mm:
     """One client address space. Held by whoever remembers memory in it: `hold` and `drop` in pairs."""
 
-    __slots__ = ("_holders", "auxv", "fd", "tid")
+    __slots__ = (
+        "_closed",
+        "_directory",
+        "_holders",
+        "_limit",
+        "_mem",
+        "_pagemap",
+        "_tid",
+        "auxv",
+        "maps",
+        "pid",
+        "sources",
+    )
     is_file: Final = False
 
-    def __init__(self, fd: int, tid: int, auxv: bytes) -> None:
-        self.fd = fd
-        self.tid = tid
+    def __init__(self, thread: int, tid: int, pid: int, auxv: bytes, closed: Callable[["Mm"], None]) -> None:
+        """Of the thread whose /proc directory is open as `thread`. OSError: it is gone, or may not be looked into."""
+        fds: list[int] = []
+        try:
+            fds.append(os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            fds.append(os.open("mem", os.O_RDWR | os.O_CLOEXEC, dir_fd=thread))
+            fds.append(os.open("pagemap", os.O_RDONLY | os.O_CLOEXEC, dir_fd=thread))
+            fds.append(os.open("maps", os.O_RDONLY | os.O_CLOEXEC, dir_fd=thread))
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        self._directory, self._mem, self._pagemap, maps = fds
+        self.maps = Maps(maps)
+        self.pid = pid
         self.auxv = auxv
+        self.sources: dict[int, Any] = {}  # what `source.Sources` keeps with it, by uid
+        self._tid = tid
+        self._limit: int | None = None
         self._holders = 1
+        self._closed = closed
+        self.memlock_limit()
+
+    def __repr__(self) -> str:
+        return f"<Mm of process {self.pid}>"
 
     def hold(self) -> None:
         self._holders += 1
@@ -39,14 +94,133 @@ class Mm:
         """The last drop closes it."""
         self._holders -= 1
         if self._holders == 0:
-            os.close(self.fd)
+            self._closed(self)
+            self.sources.clear()
+            self.maps.close()
+            for fd in (self._directory, self._mem, self._pagemap):
+                os.close(fd)
 
-    def alive(self, address: int) -> bool:
-        """Whether somebody still lives in this address space; `address` (bytes) must have been readable in it."""
+    def alive(self) -> bool:
+        """Whether somebody still lives in this address space."""
+        # Of a living one it gives the entry of page 0, mapped or not. No page is faulted in, so no client can make us wait.
+        return bool(os.pread(self._pagemap, 8, 0))
+
+    def fate(self) -> str:
+        """For people: why it is gone."""
+        if any(self._auxv(tid) for tid in self._threads()):
+            return f"process {self.pid} has executed another program"
+        return f"process {self.pid} has exited"
+
+    def read(self, address: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `address` (bytes, which must be mapped); bytes read before one could not be."""
+        done = 0
+        if len(buffer) >= LARGE:
+            tid = self._thread()
+            if tid is not None:
+                done = raw_memory.read_process(tid, address, buffer)
+                if not self._is_here(tid):
+                    done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._mem, [buffer[done:]], address + done)
+            except OSError:
+                break
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def write(self, address: int, data: memoryview, *, trusted: bool) -> int:
+        """Write `data` to `address` (bytes, mapped and writable); bytes written before one could not be.
+
+        `trusted`: the client would gain nothing if we wrote into a program that it executes this very moment.
+        """
+        done = 0
+        if trusted and len(data) >= LARGE:
+            tid = self._thread()
+            if tid is not None:
+                done = raw_memory.write_process(tid, address, data)
+        while done < len(data):
+            try:
+                count = os.pwritev(self._mem, [data[done:]], address + done)
+            except OSError:
+                break
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def absent(self, address: int, pages: int) -> bytes:
+        """For each of `pages` pages from `address`: 1 if nothing is there (not in memory, nor swapped out), else 0. Empty: it is gone."""
+        entries = os.pread(self._pagemap, pages * 8, address // PAGE_SIZE * 8)
+        return entries[7::8].translate(_ABSENT)
+
+    def thread_file(self, name: str) -> bytes:
+        """The text of /proc/TID/`name` of a thread that lives here. OSError(ESRCH): there is none."""
+        tid = self._thread()
+        if tid is None:
+            raise OSError(errno.ESRCH, self.fate())
+        return _read_at(self._directory, f"task/{tid}/{name}")
+
+    def map_file(self, start: int, end: int) -> int:
+        """An O_PATH descriptor of the file that is mapped from `start` to `end` (exactly one mapping); close it.
+
+        Nothing of the file system is asked yet. The answer is only as good as the thread's number: compare the file with what
+        `maps` says. OSError(EPERM): we lack CAP_SYS_ADMIN.
+        """
+        tid = self._thread()
+        if tid is None:
+            raise OSError(errno.ESRCH, self.fate())
+        return os.open(f"/proc/{tid}/map_files/{start:x}-{end:x}", os.O_PATH | os.O_CLOEXEC)
+
+    def memlock_limit(self) -> int | None:
+        """RLIMIT_MEMLOCK (soft, bytes) of the process now, or when it was last asked for if it has exited; None: unlimited."""
         try:
-            return bool(os.pread(self.fd, 1, address))
+            soft, _ = resource.prlimit(self.pid, resource.RLIMIT_MEMLOCK)
+            os.stat("stat", dir_fd=self._directory)  # else the number may be another's by now
         except OSError:
-            return False
+            return self._limit
+        self._limit = None if soft == resource.RLIM_INFINITY else soft
+        return self._limit
+
+    def locked_pages(self) -> int:
+        """Pages that the process has locked itself (mlock); 0 when it is gone."""
+        try:
+            found = re.search(rb"^VmLck:\s*(\d+) kB$", self.thread_file("status"), re.MULTILINE)
+        except OSError:
+            return 0
+        return int(found[1]) * 1024 // PAGE_SIZE if found is not None else 0
+
+    def _thread(self) -> int | None:
+        """A living thread of this address space, the one that was good last time if it still is."""
+        if self._is_here(self._tid):
+            return self._tid
+        for tid in self._threads():
+            if self._is_here(tid):
+                self._tid = tid
+                return tid
+        return None
+
+    def _is_here(self, tid: int) -> bool:
+        return self._auxv(tid) == self.auxv and self.alive()
+
+    def _auxv(self, tid: int) -> bytes:
+        try:
+            return _read_at(self._directory, f"task/{tid}/auxv")
+        except OSError:
+            return b""
+
+    def _threads(self) -> Iterator[int]:
+        try:
+            tasks = os.open("task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
+        except OSError:
+            return
+        try:
+            yield from map(int, os.listdir(tasks))
+        except OSError:
+            return
+        finally:
+            os.close(tasks)
 
 
 class _Thread:
@@ -66,12 +240,12 @@ class MmCache:
 
     def __init__(self) -> None:
         self._threads: OrderedDict[int, _Thread] = OrderedDict()
+        self._mms: dict[int, Mm] = {}  # all that somebody holds, by process; the newest of each
 
-    def of(self, caller: Caller, readable: int) -> Mm:
+    def of(self, caller: Caller, readable: int = 0) -> Mm:
         """The address space of `caller` now; not held for the asker.
 
-        `readable` is an address that the caller could be read at in this request (its argument). OSError when the process is gone or
-        may not be looked into (another user's, or not dumpable).
+        OSError when the process is gone or may not be looked into (another user's, or not dumpable).
         """
         thread = self._threads.get(caller.tid)
         if thread is not None:
@@ -79,89 +253,47 @@ class MmCache:
                 auxv = _read_at(thread.directory, "auxv")
             except OSError:
                 auxv = b""
-            if auxv == thread.mm.auxv and thread.mm.alive(readable):
+            if auxv == thread.mm.auxv and thread.mm.alive():
                 self._threads.move_to_end(caller.tid)
                 return thread.mm
             del self._threads[caller.tid]
             thread.close()
-        return self._add(caller.tid).mm
+        return self._add(caller)
 
-    def _add(self, tid: int) -> _Thread:
-        directory = os.open(f"/proc/{tid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _add(self, caller: Caller) -> Mm:
+        directory = os.open(f"/proc/{caller.tid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             auxv = _read_at(directory, "auxv")
-            fd = os.open("mem", os.O_RDWR | os.O_CLOEXEC, dir_fd=directory)
+            pid = caller.process()
+            mm = self._mms.get(pid)
+            if mm is not None and mm.auxv == auxv and mm.alive():
+                mm.hold()
+            else:
+                mm = self._mms[pid] = Mm(directory, caller.tid, pid, auxv, self._forget)
         except OSError:
             os.close(directory)
             raise
-        thread = self._threads[tid] = _Thread(directory, Mm(fd, tid, auxv))
+        self._threads[caller.tid] = _Thread(directory, mm)
         if len(self._threads) > CACHED:
             self._threads.popitem(last=False)[1].close()
-        return thread
+        return mm
+
+    def _forget(self, mm: Mm) -> None:
+        if self._mms.get(mm.pid) is mm:
+            del self._mms[mm.pid]
 
     def close(self) -> None:
-        """Forget all threads; address spaces that areas hold stay."""
+        """Forget all threads; address spaces that somebody holds stay."""
         while self._threads:
             self._threads.popitem()[1].close()
-
-
-class ClientFile:
-    """An open file of a client, as a descriptor of ours. Closed by the last `drop`."""
-
-    __slots__ = ("_cache", "_holders", "_key", "fd")
-    is_file: Final = True
-
-    def __init__(self, fd: int, key: tuple[int, int, int], cache: "FileCache") -> None:
-        self.fd = fd
-        self._key = key
-        self._cache = cache
-        self._holders = 0
-
-    def hold(self) -> None:
-        self._holders += 1
-
-    def drop(self) -> None:
-        self._holders -= 1
-        if self._holders <= 0:
-            self._cache.forget(self._key)
-            os.close(self.fd)
-
-
-class FileCache:
-    """The files that are mapped now, each once: a client may map one memfd a million times."""
-
-    def __init__(self) -> None:
-        self._files: dict[tuple[int, int, int], ClientFile] = {}
-
-    def of(self, caller: Caller, number: int) -> ClientFile:
-        """The open file behind the caller's descriptor; `hold` it before anything else and `drop` it when not needed.
-
-        OSError(EBADF): no such descriptor, or one opened with O_PATH. Other OSErrors: we may not fetch it.
-        """
-        fd = caller.descriptor(number)
-        try:
-            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-            if flags & os.O_PATH:
-                raise OSError(errno.EBADF, "a descriptor opened with O_PATH")
-            status = os.fstat(fd)
-        except OSError:
-            os.close(fd)
-            raise
-        key = status.st_dev, status.st_ino, flags & os.O_ACCMODE
-        found = self._files.get(key)
-        if found is not None:
-            os.close(fd)
-            return found
-        found = self._files[key] = ClientFile(fd, key, self)
-        return found
-
-    def forget(self, key: tuple[int, int, int]) -> None:
-        del self._files[key]
 
 
 def _read_at(directory: int, name: str) -> bytes:
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
-        return os.read(fd, 4096)
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
     finally:
         os.close(fd)

@@ -13,6 +13,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -27,9 +28,22 @@ MAX_WRITE: Final = 128 * 1024  # bytes in one READ or WRITE; the kernel wants a 
 ROOT_INODE: Final = 1
 DRAIN_LIMIT: Final = 64  # requests handled in a row while other tasks are waiting for their turn
 
+ReplyTaker = Callable[[], Callable[[Any], None] | None]
+
+reply_taker: Final[ContextVar[ReplyTaker]] = ContextVar("reply_taker")
+"""In the task of a handler that left: takes the request's reply over, and gives what sends it, once, with the value (0 for an ioctl).
+
+From then on an INTERRUPT does not cancel the handler, and what it returns or raises is not sent. None: it was answered already.
+Both may be called in any thread.
+"""
+
 
 class OpenFile(Protocol):
     """What one open(2) made. Methods may raise OSError with the errno that the client is to get."""
+
+    @property
+    def seekable(self) -> bool:
+        """Whether the file has a position (the kernel keeps it); if not, lseek(2) gives ESPIPE."""
 
     async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
         """The result of ioctl(2): any int of 32 bits, or -errno."""
@@ -91,6 +105,7 @@ class Session:
                 self._nursery = nursery
                 with self._scope:
                     await self._read_requests()
+                self._disconnect()
                 nursery.cancel_scope.cancel()
         finally:
             files, self._files = self._files, {}
@@ -101,6 +116,12 @@ class Session:
     def close(self) -> None:
         """Make `serve` return. The caller unmounts; clients then get ENOTCONN."""
         self._scope.cancel()
+
+    def _disconnect(self) -> None:
+        """End the connection, so that every client that waits goes on (ECONNABORTED). Replies that come later go nowhere."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(null, self._fd, inheritable=False)
+        os.close(null)
 
     async def _read_requests(self) -> None:
         fd, buffer = self._fd, self._buffer
@@ -177,14 +198,22 @@ class Session:
     ) -> None:
         message: bytes | None = None
         error = -errno.EINTR
+        reply_taker.set(lambda: self._take(unique, form))
         try:
             with scope:
                 message = form(unique, await inline.finish(coro))
         except Exception as failure:
             error = self._errno(failure)
         finally:
-            del self._running[unique]
-            self._write(message or wire.reply(unique, error))
+            if self._running.pop(unique, None) is not None:
+                self._write(message or wire.reply(unique, error))
+            else:
+                self.replies += 1  # whoever took the reply has sent it
+
+    def _take(self, unique: int, form: Callable[[int, Any], bytes]) -> Callable[[Any], None] | None:
+        if self._running.pop(unique, None) is None:
+            return None
+        return lambda value: self._send(form(unique, value))
 
     @staticmethod
     def _errno(failure: Exception) -> int:
@@ -198,6 +227,9 @@ class Session:
 
     def _write(self, message: bytes) -> None:
         self.replies += 1
+        self._send(message)
+
+    def _send(self, message: bytes) -> None:
         try:
             os.write(self._fd, message)
         except OSError as error:
@@ -258,7 +290,8 @@ class Session:
         handle = self._next_handle
         self._next_handle += 1
         self._files[handle] = file
-        return wire.OPEN_OUT.pack(handle, wire.FOPEN_DIRECT_IO | wire.FOPEN_NONSEEKABLE | wire.FOPEN_STREAM, 0)
+        kept = wire.FOPEN_DIRECT_IO | wire.FOPEN_NOFLUSH
+        return wire.OPEN_OUT.pack(handle, kept if file.seekable else kept | wire.FOPEN_NONSEEKABLE | wire.FOPEN_STREAM, 0)
 
     def _release_request(self, _unique: int, _caller: Caller, body: memoryview) -> bytes:
         handle = wire.RELEASE_IN.unpack_from(body)[0]

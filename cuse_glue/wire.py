@@ -45,6 +45,7 @@ BIG_WRITES: Final = 1 << 5
 FOPEN_DIRECT_IO: Final = 1 << 0
 FOPEN_NONSEEKABLE: Final = 1 << 2
 FOPEN_STREAM: Final = 1 << 4
+FOPEN_NOFLUSH: Final = 1 << 5
 
 # IOCTL request flags
 IOCTL_COMPAT: Final = 1 << 0

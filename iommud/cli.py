@@ -40,7 +40,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main() -> NoReturn:
     """The command `iommud`. Exits."""
-    arguments = _parser().parse_args()
+    arguments, unknown = _parser().parse_known_args()
+    if unknown:
+        arguments.parser.error(f"what is {' '.join(unknown)}?")
     settings = Settings(mock=arguments.mock, why=arguments.why, log_level=arguments.log_level)
     if arguments.action == "run":
         from .run import run
@@ -91,6 +93,7 @@ def _add_run(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, An
         epilog="exit status: COMMAND's; 125: iommud failed, 126: COMMAND cannot be executed, 127: it is not found",
         **layout,
     )
+    parser.set_defaults(parser=parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, type=str, action=_Command, help=argparse.SUPPRESS)
 
 
@@ -114,6 +117,7 @@ def _add_serve(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, 
         epilog="Tells systemd when it is ready (Type=notify).",
         **layout,
     )
+    parser.set_defaults(parser=parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--fuse", metavar="PATH", type=os.path.abspath, help="a file that is made, and is the device while this runs"

@@ -15,4 +15,13 @@ class IoctlError(Exception):
         self.why = why
 
     def __str__(self) -> str:
-        return f"{_errno.errorcode.get(self.errno, self.errno)}: {self.why}"
+        return f"{errno_name(self.errno)}: {self.why}"
+
+
+# Numbers with two names: the one that the field uses, where Python's table has the other.
+_NAMES = {_errno.EOPNOTSUPP: "EOPNOTSUPP", _errno.EDEADLK: "EDEADLK"}
+
+
+def errno_name(number: int) -> str:
+    """`EINVAL` for 22."""
+    return _NAMES.get(number) or _errno.errorcode.get(number, str(number))

@@ -6,7 +6,7 @@ called before an unmap of pinned pages returns. An access stands on one IOAS at 
 Ref: v7.3 device.c iommufd_access_*
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from errno import EBUSY, EINVAL, ENOENT, EOVERFLOW, EPERM
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,7 +40,7 @@ class Access(Object):
     """Users: its driver. It cannot be destroyed by a client."""
 
     kind = "access"
-    __slots__ = ("context", "ioas", "ioas_unpin", "iova_alignment", "user")
+    __slots__ = ("_next", "context", "ioas", "ioas_unpin", "iova_alignment", "user")
 
     def __init__(self, context: "Context", user: AccessUser) -> None:
         super().__init__()
@@ -49,6 +49,7 @@ class Access(Object):
         self.iova_alignment = PAGE_SIZE if user.pins else 1
         self.ioas: Ioas | None = None
         self.ioas_unpin: Ioas | None = None  # as `ioas`, but kept until its pages have been unpinned
+        self._next: Ioas | None = None  # what it moves to, while its driver unpins
 
     def __str__(self) -> str:
         return f"access {self.id} ({self.user.name})"
@@ -82,9 +83,18 @@ class Access(Object):
             new.users.append(self)
         self.ioas = None  # no new pins; what is pinned can still be unpinned
         if current is not None:
-            await self.user.unmap(0, U64_MAX)
+            self._next = new
+            try:
+                await self.user.unmap(0, U64_MAX)
+            except BaseException:
+                if self._next is not None:
+                    self._leave(self._next)
+                self.ioas, self._next = self.ioas_unpin, None
+                raise
+            if self.ioas_unpin is None:
+                return  # released meanwhile
             self._leave(current)
-        self.ioas = self.ioas_unpin = new
+        self.ioas, self.ioas_unpin, self._next = new, new, None
 
     def _leave(self, ioas: Ioas) -> None:
         ioas.iopt.remove_access(self)
@@ -94,20 +104,24 @@ class Access(Object):
         """The driver has unpinned everything and is done with it. Ref: v7.3 device.c iommufd_access_destroy"""
         self.users.remove(self.user)
         self.context.objects.remove_by_owner(self)
+        self.context.release()
 
     def destroy(self) -> None:
-        if self.ioas is not None:
-            self._leave(self.ioas)
-            self.ioas = self.ioas_unpin = None
+        for ioas in (self.ioas_unpin, self._next):
+            if ioas is not None:
+                self._leave(ioas)
+        self.ioas = self.ioas_unpin = self._next = None
 
     # --- pins ---
 
     def pin_pages(self, iova: int, length: int, *, write: bool) -> list[tuple[Pages, int]]:
         """Hold the pages under iova..iova+length-1; returns each page as its Pages and index. Undone by `unpin_pages` of the same range.
 
-        EINVAL: length 0, not page aligned in its memory, or being unmapped. EOVERFLOW: beyond 2^64 - 1. ENOENT: not mapped, or not
-        attached. EPERM: not mapped for that. EFAULT, ENOMEM: as Pages.cover. On failure nothing is held.
+        EINVAL: its driver does not pin, length 0, not page aligned in its memory, or being unmapped. EOVERFLOW: beyond 2^64 - 1.
+        ENOENT: not mapped, or not attached. EPERM: not mapped for that. EFAULT, ENOMEM: as Pages.cover. On failure nothing is held.
         """
+        if not self.user.pins:
+            raise IoctlError(EINVAL, f"{self} does not pin, so its IOAS is not aligned to pages")
         if not length:
             raise IoctlError(EINVAL, "length is 0")
         last = _last(iova, length)
@@ -117,7 +131,7 @@ class Access(Object):
         pinned: list[tuple[Area, int, int]] = []
         out: list[tuple[Pages, int]] = []
         try:
-            for area, start, end in _contiguous(iopt, iova, last):
+            for area, start, end in iopt.contiguous(iova, last):
                 first_index, last_index = _indexes(area, start, end)
                 if area.hold is not None and area.hold.prevent_access:
                     raise IoctlError(EINVAL, f"{area} is being unmapped")
@@ -147,7 +161,7 @@ class Access(Object):
         if self.ioas_unpin is None:
             raise AssertionError(f"{self} unpins, but has nothing pinned")
         iopt = self.ioas_unpin.iopt
-        for area, start, end in _contiguous(iopt, iova, _last(iova, length)):
+        for area, start, end in iopt.contiguous(iova, _last(iova, length)):
             _unpin(iopt, area, *_indexes(area, start, end))
 
     # --- copies ---
@@ -171,7 +185,7 @@ class Access(Object):
         last = _last(iova, len(data))
         if self.ioas is None:
             raise IoctlError(ENOENT, f"{self} stands on no IOAS")
-        for area, start, end in _contiguous(self.ioas.iopt, iova, last):
+        for area, start, end in self.ioas.iopt.contiguous(iova, last):
             if area.hold is not None and area.hold.prevent_access:
                 raise IoctlError(EINVAL, f"{area} is being unmapped")
             self._check_prot(area, write)
@@ -193,6 +207,7 @@ def create(context: "Context", user: AccessUser) -> Access:
     """A new access for a driver; it stands on no IOAS yet. Ref: v7.3 device.c iommufd_access_create"""
     access = Access(context, user)
     context.objects.reserve(access)
+    context.hold()
     access.users.append(user)
     context.objects.publish(access)
     return access
@@ -203,19 +218,6 @@ def _last(iova: int, length: int) -> int:
     if last > U64_MAX:
         raise IoctlError(EOVERFLOW, f"IOVA {iova:#x} + length {length:#x} is beyond 2^64 - 1")
     return last
-
-
-def _contiguous(iopt: IoPagetable, iova: int, last: int) -> Iterator[tuple[Area, int, int]]:
-    """The areas under iova..last with the part of each (start, end inclusive). ENOENT when it comes to a gap."""
-    position = iova
-    while True:
-        area = iopt.areas.first(position, position)
-        if area is None or area.pages is None:
-            raise IoctlError(ENOENT, f"IOVA {position:#x} of {iova:#x}..{last:#x} is not mapped")
-        yield area, position, min(last, area.last)
-        if area.last >= last:
-            return
-        position = area.last + 1
 
 
 def _indexes(area: Area, start: int, end: int) -> tuple[int, int]:

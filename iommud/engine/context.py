@@ -21,6 +21,7 @@ class Context:
         self.host = host or Host()
         self.groups: dict[Hashable, Group] = {}
         self.objects = ObjectTable()
+        self._files = 1  # open files that keep it: the device's, and one for each access given to a client
         self.account_mode = AccountMode.NONE  # MM once RLIMIT_MODE was set to 1; else the default, per user
 
     def ioas(self, number: int) -> Ioas:
@@ -48,6 +49,12 @@ class Context:
             return AccountMode.NONE
         return AccountMode.MM if self.account_mode == AccountMode.MM else AccountMode.USER
 
+    def hold(self) -> None:
+        """Another open file needs the context: an access outlives the device's. Ref: v7.3 device.c iommufd_access_create"""
+        self._files += 1
+
     def release(self) -> None:
-        """The file was released: everything goes, whatever state it is in."""
-        self.objects.remove_all()
+        """A file was released. With the last one everything goes, whatever state it is in."""
+        self._files -= 1
+        if not self._files:
+            self.objects.remove_all()

@@ -9,8 +9,8 @@ Ref: v7.3 device.c
 
 from collections.abc import Generator, Hashable
 from dataclasses import dataclass
-from errno import EINVAL
-from typing import TYPE_CHECKING, Protocol
+from errno import EINVAL, ENOENT
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..errors import IoctlError
 from . import hwpt as hwpts
@@ -22,6 +22,8 @@ from .objects import Object
 
 if TYPE_CHECKING:
     from .context import Context
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,16 @@ class Driver(Protocol):
         """A new page table."""
 
     def attach(self, domain: Domain) -> None:
-        """DMA goes through `domain` from now on. IoctlError(EINVAL): incompatible, another will be tried."""
+        """This device's DMA goes through `domain` from now on. IoctlError(EINVAL): incompatible, another will be tried.
+
+        It must take back what it had: when another device of its group refuses a replacement, all return to the old page table.
+        """
 
     def detach(self) -> None:
-        """DMA is blocked from now on."""
+        """This device's DMA is blocked from now on. Must not fail."""
 
-    def reserved_regions(self) -> list[Region]: ...
+    def reserved_regions(self) -> list[Region]:
+        """IOVAs that must never be mapped for it: they are reserved in every IOAS that it is attached to."""
 
 
 class Device(Object):
@@ -108,6 +114,24 @@ class Device(Object):
             self.users.remove(hwpt)
             self._put(hwpt)
 
+    def dma_read(self, iova: int, buffer: memoryview) -> None:
+        """Read memory as the device: fill `buffer` (bytes) from `iova` on, through the device's page table.
+
+        ENOENT: it is not attached, or its page table shows nothing there. EPERM: mapped without READABLE. EFAULT: the memory was lost.
+        What was copied before the error stays. All is done when this returns.
+        """
+        self._page_table().dma(iova, buffer, write=False)
+
+    def dma_write(self, iova: int, data: memoryview) -> None:
+        """Write memory as the device; as `dma_read`. EPERM: mapped without WRITEABLE."""
+        self._page_table().dma(iova, data, write=True)
+
+    def _page_table(self) -> HwptPaging:
+        hwpt = self.group.hwpt
+        if hwpt is None or self not in self.group.attached:
+            raise IoctlError(ENOENT, f"{self} is not attached: its DMA is blocked")
+        return hwpt
+
     def unbind(self) -> None:
         """Undo `bind`; the device must be detached. Ref: v7.3 device.c iommufd_device_unbind"""
         self.users.remove(self.driver)
@@ -157,17 +181,29 @@ class Device(Object):
 def bind(context: "Context", driver: Driver) -> Device:
     """Take a device into a context; its DMA is blocked until it is attached.
 
-    EINVAL: not cache coherent. EBUSY: another context owns its group. Ref: v7.3 device.c iommufd_device_bind
+    EINVAL: not cache coherent. EPERM: another context owns its group. Ref: v7.3 device.c iommufd_device_bind
     """
-    if not driver.cache_coherent:
-        raise IoctlError(EINVAL, f"{driver.name} is not cache coherent")
-    context.host.claim(driver.group, context)
-    group = context.groups.get(driver.group)
-    if group is None:
-        group = context.groups[driver.group] = Group(driver.group)
-    device = Device(context, driver, group)
+    key = driver.group
+    device = Device(context, driver, context.groups.get(key) or Group(key))
     context.objects.reserve(device)
-    group.bound.append(device)
+    try:
+        if not driver.cache_coherent:
+            raise IoctlError(EINVAL, f"{driver.name} is not cache coherent")
+        context.host.claim(key, context)
+    except IoctlError:
+        context.objects.abort(device)
+        raise
+    context.groups[key] = device.group
+    device.group.bound.append(device)
     device.users.append(driver)
     context.objects.publish(device)
     return device
+
+
+def at_once(steps: Generator[None, None, T]) -> T:
+    """Do all of an `attach` or `replace` now, without its pauses: for tests, and where nobody waits."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]

@@ -38,13 +38,12 @@ class Group:
         if self.hwpt is not None and self.hwpt is not hwpt:
             raise IoctlError(EINVAL, f"{self} has {self.hwpt}, its devices cannot have {hwpt}")
         self._reserve(device, hwpt.ioas)
-        if self.hwpt is None:
-            try:
-                device.driver.attach(hwpt.domain)
-            except BaseException:
-                hwpt.ioas.iopt.unreserve(device)
-                raise
-            self.hwpt = hwpt
+        try:
+            device.driver.attach(hwpt.domain)
+        except BaseException:
+            hwpt.ioas.iopt.unreserve(device)
+            raise
+        self.hwpt = hwpt
         hwpt.users.append(device)
         self.attached.append(device)
 
@@ -57,8 +56,8 @@ class Group:
         if hwpt is None or device not in self.attached:
             return None
         self.attached.remove(device)
+        device.driver.detach()
         if not self.attached:
-            device.driver.detach()
             self.hwpt = None
         hwpt.ioas.iopt.unreserve(device)
         hwpt.users.remove(device)
@@ -80,12 +79,17 @@ class Group:
             try:
                 for member in self.attached:
                     self._reserve(member, hwpt.ioas)
-            except IoctlError:
+            except BaseException:
                 self._unreserve_all(hwpt.ioas)
                 raise
+        done: list[Device] = []
         try:
-            device.driver.attach(hwpt.domain)
+            for member in self.attached:
+                member.driver.attach(hwpt.domain)
+                done.append(member)
         except BaseException:
+            for member in done:
+                member.driver.attach(old.domain)
             if moved:
                 self._unreserve_all(hwpt.ioas)
             raise
@@ -100,13 +104,15 @@ class Group:
     def _reserve(self, device: "Device", ioas: "Ioas") -> None:
         # Ref: v7.3 io_pagetable.c iopt_table_enforce_dev_resv_regions
         try:
-            for region in device.driver.reserved_regions():
-                if region.sw_msi:
-                    self.sw_msi_start = region.start
+            regions = device.driver.reserved_regions()
+            for region in regions:
                 ioas.iopt.reserve(region.start, region.last, device)
-        except IoctlError:
+        except BaseException:
             ioas.iopt.unreserve(device)
             raise
+        for region in regions:
+            if region.sw_msi:
+                self.sw_msi_start = region.start
 
     def _unreserve_all(self, ioas: "Ioas") -> None:
         for member in self.attached:

@@ -8,7 +8,7 @@ Ref: v7.3 pages.c iopt_pages_update_pinned
 
 from collections import Counter
 from collections.abc import Hashable, Iterator
-from errno import EBUSY, ENOMEM
+from errno import ENOMEM, EPERM
 from typing import TYPE_CHECKING
 
 from ..errors import IoctlError
@@ -72,9 +72,9 @@ class Host:
     # --- groups ---
 
     def claim(self, group: Hashable, owner: object) -> None:
-        """`owner` (a context) takes the DMA of a group's devices. EBUSY: another has it. Ref: v7.3 iommu_device_claim_dma_owner"""
+        """`owner` (a context) takes the DMA of a group's devices. EPERM: another has it. Ref: v7.3 iommu_device_claim_dma_owner"""
         if self._owners.setdefault(group, owner) is not owner:
-            raise IoctlError(EBUSY, f"the devices of group {group} belong to another context")
+            raise IoctlError(EPERM, f"the devices of group {group} belong to another context")
 
     def release(self, group: Hashable) -> None:
         del self._owners[group]

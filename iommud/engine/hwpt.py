@@ -5,9 +5,12 @@ with its last user. Ref: v7.3 hw_pagetable.c
 """
 
 from collections.abc import Generator
+from errno import EPERM
 from typing import TYPE_CHECKING
 
+from ..errors import IoctlError
 from .domain import Domain
+from .io_pagetable import PROT_READ, PROT_WRITE
 from .ioas import Ioas
 from .objects import Object
 
@@ -28,6 +31,17 @@ class HwptPaging(Object):
         self.domain = domain
         self.auto = auto
         self.linked = False
+
+    def dma(self, iova: int, data: memoryview, *, write: bool) -> None:
+        """Copy what a device reads or writes. Errors: Device.dma_read."""
+        iopt = self.ioas.iopt
+        if not len(data):
+            return
+        for area, start, end in iopt.contiguous(iova, iova + len(data) - 1):
+            if not area.prot & (PROT_WRITE if write else PROT_READ):
+                raise IoctlError(EPERM, f"{area} was mapped without IOMMU_IOAS_MAP_{'WRITEABLE' if write else 'READABLE'}")
+            assert area.pages is not None
+            area.pages.dma(area.start_byte + start - area.iova, data[start - iova : end - iova + 1], write=write)
 
     def destroy(self) -> None:
         if self.linked:

@@ -14,7 +14,7 @@ domain, once, however many domains there are.
 Ref: v7.3 io_pagetable.c
 """
 
-from collections.abc import Generator, Hashable, Iterable
+from collections.abc import Generator, Hashable, Iterable, Iterator
 from errno import EADDRINUSE, EBUSY, EINVAL, ENOENT, EOVERFLOW, EPERM
 from typing import TYPE_CHECKING, Final
 
@@ -139,17 +139,29 @@ class IoPagetable:
         if last > U64_MAX:
             raise IoctlError(EOVERFLOW, f"IOVA {iova:#x} + length {length:#x} is beyond 2^64 - 1")
         found: list[Slice] = []
+        try:
+            for area, start, end in self.contiguous(iova, last):
+                assert area.pages is not None
+                found.append(Slice(area.pages.get(), area.start_byte + start - area.iova, end - start + 1))
+        except IoctlError:
+            for part in found:
+                part.pages.put()
+            raise
+        return found
+
+    def contiguous(self, iova: int, last: int) -> Iterator[tuple[Area, int, int]]:
+        """The areas under iova..last with the part of each that is meant (start, end inclusive). ENOENT when it comes to a gap.
+
+        Ref: v7.3 io_pagetable.c iopt_area_contig_init, iopt_area_contig_next
+        """
         position = iova
         while True:
             area = self.areas.first(position, position)
             if area is None or area.pages is None:
-                for part in found:
-                    part.pages.put()
                 raise IoctlError(ENOENT, f"IOVA {position:#x} of {iova:#x}..{last:#x} is not mapped")
-            end = min(last, area.last)
-            found.append(Slice(area.pages.get(), area.start_byte + position - area.iova, end - position + 1))
+            yield area, position, min(last, area.last)
             if area.last >= last:
-                return found
+                return
             position = area.last + 1
 
     # --- unmap ---
@@ -219,8 +231,9 @@ class IoPagetable:
         except BaseException:
             self.unreserve(domain)
             raise
-        self.iova_alignment = alignment
         self.domains.append(domain)
+        # Anew: an access may have come or gone while the page table was filled.
+        self._recalculate_alignment()
 
     def _cover_all(self) -> Generator[None, None, None]:
         done: list[tuple[Area, Pages]] = []

@@ -9,15 +9,16 @@ Whose memory it is, is the `Origin`'s affair: an address space that can be gone,
 Ref: v7.3 pages.c (theory at its top), iopt_alloc_pages
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable, Iterator
 from enum import IntEnum
 from errno import EFAULT, EINVAL, EOVERFLOW, EPERM
 from resource import getpagesize
 from typing import Final, Protocol
 
 from ..errors import IoctlError
+from .held import Held, Part
 from .host import Host
-from .span import U64_MAX, Span, Spans
+from .span import U64_MAX, Spans
 
 PAGE_SIZE: Final = getpagesize()  # bytes
 
@@ -63,6 +64,14 @@ class Origin(Protocol):
 
     def pin(self, start: int, length: int, writable: bool) -> Pin:
         """Hold `length` bytes from `start` (page boundaries). IoctlError(EFAULT, ...): not all of it can be; then none of it is."""
+
+    def alive(self) -> bool:
+        """Whether the address space is still lived in."""
+
+    def read_now(self, address: int, buffer: memoryview) -> None:
+        """Read the address space as its process would now, whatever is held. IoctlError(EFAULT): it could not."""
+
+    def write_now(self, address: int, data: memoryview) -> None: ...
 
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK in bytes; None: no limit."""
@@ -136,133 +145,111 @@ class Pages:
 
     @property
     def npinned(self) -> int:
-        """Pages pinned now."""
+        """Pages pinned, and charged, now."""
         return self._held.npinned if self._held is not None else 0
 
-    def pins_of(self, identity: Hashable) -> int:
-        return self._held.count(identity) if self._held is not None else 0
+    @property
+    def covers(self) -> Spans:
+        """By what the pages are held now, one range of indexes for each `cover`; to be looked at only."""
+        return self._held.covers if self._held is not None else Spans()
 
     def identity(self, index: int) -> Hashable:
         """Which real page is held as `index`. EFAULT: it is not held, or lost."""
-        if self._held is None:
-            raise IoctlError(EFAULT, f"page {index} is not pinned")
-        return self._held.identity(index)
+        for part in self._parts(index, index):
+            return part.pin.identity((index - part.pin_first) * PAGE_SIZE)
+        raise IoctlError(EFAULT, f"page {index} is not pinned")
+
+    def pins_of(self, identity: Hashable) -> int:
+        """How many of the pages held are this real page."""
+        found = 0
+        for first, last, pin_first, pin in self._parts(0, self.npages - 1):
+            for index in range(first, last + 1):
+                try:
+                    found += pin.identity((index - pin_first) * PAGE_SIZE) == identity
+                except IoctlError:
+                    continue  # lost: it is no page any more
+        return found
+
+    def _parts(self, first: int, last: int) -> Iterator[Part]:
+        return self._held.parts(first, last) if self._held is not None else iter(())
+
+    def pin(self, first: int, last: int) -> Pin:
+        """A new pin of these pages, uncharged and uncounted. EFAULT: not all of them can be pinned."""
+        return self.origin.pin(self.start + first * PAGE_SIZE, (last - first + 1) * PAGE_SIZE, self.writable)
+
+    def charge(self, host: Host, npages: int) -> None:
+        """Count pages as pinned. ENOMEM: RLIMIT_MEMLOCK; then they are not counted."""
+        if npages and self.account_mode == AccountMode.USER:
+            host.charge_user(self.origin, npages, PAGE_SIZE)
+        elif npages and self.account_mode == AccountMode.MM:
+            host.charge_process(self.origin, npages, PAGE_SIZE)
+
+    def uncharge(self, host: Host, npages: int) -> None:
+        if npages and self.account_mode == AccountMode.USER:
+            host.uncharge_user(self.origin, npages)
+        elif npages and self.account_mode == AccountMode.MM:
+            host.uncharge_process(self.origin, npages)
 
     def read_into(self, start_byte: int, buffer: memoryview, near: Hashable = None) -> None:
         """Fill `buffer` with the bytes from `start_byte` on. EFAULT: they cannot be reached. `near`: see Access.write_from."""
-        self._transfer(start_byte, len(buffer), False, near, lambda pin, offset: pin.read_into(offset, buffer))
+        self._transfer(start_byte, buffer, False, near)
 
     def write_from(self, start_byte: int, data: memoryview, near: Hashable = None) -> None:
         """EPERM: the pages were mapped without WRITEABLE. EFAULT: they cannot be reached."""
         if not self.writable:
             raise IoctlError(EPERM, "the pages were mapped without IOMMU_IOAS_MAP_WRITEABLE")
-        self._transfer(start_byte, len(data), True, near, lambda pin, offset: pin.write_from(offset, data))
+        self._transfer(start_byte, data, True, near)
 
-    def _transfer(
-        self, start_byte: int, length: int, write: bool, near: Hashable, move: Callable[[Pin, int], None]
-    ) -> None:
-        # Ref: v7.3 pages.c iopt_pages_rw_access
-        first, last = start_byte // PAGE_SIZE, (start_byte + length - 1) // PAGE_SIZE
-        direct = near is not None and not self.origin.is_file and near == self.origin.mm
-        found = self._held.find(first, last) if self._held is not None and not direct else None
-        if found is not None:
-            pin_first, pin = found
-            move(pin, start_byte - pin_first * PAGE_SIZE)
+    def dma(self, start_byte: int, data: memoryview, *, write: bool) -> None:
+        """Copy as a device does: all of it is held, and what is held is what it sees. EFAULT: that was lost."""
+        first, last = start_byte // PAGE_SIZE, (start_byte + len(data) - 1) // PAGE_SIZE
+        _move(self._parts(first, last), start_byte, data, write)
+
+    def _transfer(self, start_byte: int, data: memoryview, write: bool, near: Hashable) -> None:
+        # Ref: v7.3 pages.c iopt_pages_rw_access, iopt_pages_rw_page, iopt_pages_rw_slow
+        first, last = start_byte // PAGE_SIZE, (start_byte + len(data) - 1) // PAGE_SIZE
+        origin = self.origin
+        if not origin.is_file and ((near is not None and near == origin.mm) or (first == last and origin.alive())):
+            if write:
+                origin.write_now(self.start + start_byte, data)
+            else:
+                origin.read_now(self.start + start_byte, data)
             return
-        pin = self.origin.pin(self.start + first * PAGE_SIZE, (last - first + 1) * PAGE_SIZE, write)
+        opened: list[Pin] = []
         try:
-            move(pin, start_byte - first * PAGE_SIZE)
+            _move(self._reach(first, last, opened), start_byte, data, write)
         finally:
-            pin.close()
-
-
-class Held:
-    """What of a Pages is pinned: stretches (by page index) that somebody covers, and the pins that hold them.
-
-    A page is pinned and charged once, however many cover it. A pin may hold more than is still covered; it is closed when none of it is.
-    """
-
-    __slots__ = ("_covers", "_pages", "_pins", "npinned")
-
-    def __init__(self, pages: Pages) -> None:
-        self._pages = pages
-        self._covers = Spans()
-        self._pins: list[tuple[int, int, Pin]] = []  # first, last, pin
-        self.npinned = 0
-
-    @property
-    def empty(self) -> bool:
-        return not len(self._covers)
-
-    def cover(self, host: Host, first: int, last: int) -> None:
-        pages = self._pages
-        pins: list[tuple[int, int, Pin]] = []
-        try:
-            for low, high in self._covers.holes(first, last):
-                length = (high - low + 1) * PAGE_SIZE
-                pins.append((low, high, pages.origin.pin(pages.start + low * PAGE_SIZE, length, pages.writable)))
-            self._charge(host, sum(high - low + 1 for low, high, _ in pins))
-        except IoctlError:
-            for _, _, pin in pins:
+            for pin in opened:
                 pin.close()
-            raise
-        self._pins += pins
-        self._covers.add(Span(first, last))
 
-    def uncover(self, host: Host, first: int, last: int) -> None:
-        self._covers.remove(Span(first, last))
-        bare = list(self._covers.holes(first, last))
-        self._uncharge(host, sum(high - low + 1 for low, high in bare))
-        if bare:
-            keep = []
-            for low, high, pin in self._pins:
-                if high < first or low > last or next(self._covers.holes(low, high), None) != (low, high):
-                    keep.append((low, high, pin))
-                else:
-                    pin.close()
-            self._pins = keep
+    def _reach(self, first: int, last: int, opened: list[Pin]) -> Iterator[Part]:
+        """What first..last is reached by, upwards. What is not held is pinned for the moment, without a charge; such pins are added
+        to `opened`."""
+        position = first
+        for part in self._parts(first, last):
+            if position < part.first:
+                yield self._open(position, part.first - 1, opened)
+            yield part
+            position = part.last + 1
+        if position <= last:
+            yield self._open(position, last, opened)
 
-    def _charge(self, host: Host, npages: int) -> None:
-        mode, origin = self._pages.account_mode, self._pages.origin
-        if npages:
-            if mode == AccountMode.USER:
-                host.charge_user(origin, npages, PAGE_SIZE)
-            elif mode == AccountMode.MM:
-                host.charge_process(origin, npages, PAGE_SIZE)
-        self.npinned += npages
+    def _open(self, first: int, last: int, opened: list[Pin]) -> Part:
+        pin = self.pin(first, last)
+        opened.append(pin)
+        return Part(first, last, first, pin)
 
-    def _uncharge(self, host: Host, npages: int) -> None:
-        mode, origin = self._pages.account_mode, self._pages.origin
-        if npages:
-            if mode == AccountMode.USER:
-                host.uncharge_user(origin, npages)
-            elif mode == AccountMode.MM:
-                host.uncharge_process(origin, npages)
-        self.npinned -= npages
 
-    def find(self, first: int, last: int) -> tuple[int, Pin] | None:
-        """A pin that holds all of first..last, and the index of its first page. The newest, if several do."""
-        for low, high, pin in reversed(self._pins):
-            if low <= first and last <= high:
-                return low, pin
-        return None
-
-    def identity(self, index: int) -> Hashable:
-        found = self.find(index, index)
-        if found is None or self._covers.first(index, index) is None:
-            raise IoctlError(EFAULT, f"page {index} is not pinned")
-        return found[1].identity((index - found[0]) * PAGE_SIZE)
-
-    def count(self, identity: Hashable) -> int:
-        """How many of the covered pages are this real page."""
-        found = 0
-        for low, high in self._covers.union():
-            for index in range(low, high + 1):
-                try:
-                    found += self.identity(index) == identity
-                except IoctlError:
-                    continue  # lost: it is no page any more
-        return found
+def _move(parts: Iterator[Part], start_byte: int, data: memoryview, write: bool) -> None:
+    """Copy between `data` and what `parts` hold, from byte `start_byte` of their Pages on."""
+    for first, last, pin_first, pin in parts:
+        begin = max(start_byte, first * PAGE_SIZE)
+        end = min(start_byte + len(data), (last + 1) * PAGE_SIZE)
+        piece = data[begin - start_byte : end - start_byte]
+        if write:
+            pin.write_from(begin - pin_first * PAGE_SIZE, piece)
+        else:
+            pin.read_into(begin - pin_first * PAGE_SIZE, piece)
 
 
 class Slice:

@@ -7,25 +7,24 @@ bug of ours: EIO to the client and a traceback in the log.
 import errno
 import logging
 import os
-import select
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from cuse_glue.caller import Caller
-from cuse_glue.origin import ClientFile, FileCache, Mm, MmCache
+from cuse_glue.inject import Injector
+from cuse_glue.session import OpenFile
 
 from ..engine.context import Context
 from ..engine.host import Host
 from ..errors import IoctlError
 from ..uapi.table import name_of
+from .descriptors import ALWAYS_READY, DescriptorBook
 from .dispatch import Dispatcher
+from .origins import ProcessOrigins
 from .test_cmd import test_cmd
 
 log: Final = logging.getLogger("iommud")
-
-ALWAYS_READY: Final = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
-
 
 @dataclass(frozen=True)
 class Options:
@@ -35,40 +34,41 @@ class Options:
     why: Callable[[str], None] | None = None
 
 
-class _Origins:
-    def __init__(self) -> None:
-        self.mms = MmCache()
-        self.files = FileCache()
-
-    def address_space(self, caller: Caller, readable: int) -> Mm:
-        return self.mms.of(caller, readable)
-
-    def file(self, caller: Caller, number: int, readable: int) -> ClientFile:
-        return self.files.of(caller, number)
-
-    def page_identity(self, caller: Caller, address: int) -> object:
-        return None
-
-
 class IommuDevice:
     """What a session serves as /dev/iommu."""
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
-        self._origins = _Origins()
+        self._origins = ProcessOrigins()
         self.host = Host()
-        self.dispatcher = Dispatcher(self._origins, None, test_cmd if self.options.mock else None)
+        self._open_files = 0
+        self._injector = Injector()
+        self.dispatcher = Dispatcher(self._origins, DescriptorBook(self._injector), test_cmd if self.options.mock else None)
 
-    def open(self, caller: Caller, flags: int) -> "IommuFile":
+    def open(self, caller: Caller, flags: int) -> OpenFile:
+        """A new context, unless we made the caller open a file that is being given to it."""
+        given = self._injector.claim(caller)
+        if given is not None:
+            return given
+        self._open_files += 1
         return IommuFile(self)
 
+    def closed(self) -> None:
+        """A context's file was released. With the last one, nothing that was kept about clients is worth keeping."""
+        self._open_files -= 1
+        if not self._open_files:
+            self._origins.forget_callers()
+
     def shutdown(self) -> None:
-        """After the last release: let go of what is kept about clients."""
-        self._origins.mms.close()
+        """The session has ended: let go of what is kept about clients."""
+        self._injector.close()
+        self._origins.forget_callers()
 
 
 class IommuFile:
     """One open of the device."""
+
+    seekable: Final = False
 
     def __init__(self, device: IommuDevice) -> None:
         self._device = device
@@ -80,8 +80,7 @@ class IommuFile:
         except IoctlError as refusal:
             why = self._device.options.why
             if why is not None:
-                name = errno.errorcode.get(refusal.errno, str(refusal.errno))
-                why(f"{caller.name()}: {name_of(cmd)}: {name}: {refusal.why}")
+                why(f"{caller.name()}: {name_of(cmd)}: {refusal}")
             return -refusal.errno
         except Exception:
             log.exception("bug: %s of %s", name_of(cmd), caller.name())
@@ -99,3 +98,4 @@ class IommuFile:
 
     def release(self) -> None:
         self.context.release()
+        self._device.closed()

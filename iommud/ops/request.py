@@ -63,8 +63,8 @@ class Descriptors(Protocol):
         IoctlError: it could not be; the caller gets that errno and has no descriptor. Nothing may fail after this.
         """
 
-    async def behind(self, caller: Any, number: int) -> Given | None:
-        """What stands behind the caller's descriptor, None when it is no descriptor that was given. IoctlError(EBADFD): none at all."""
+    def behind(self, caller: Any, number: int) -> Given:
+        """What stands behind the caller's descriptor. IoctlError(EBADFD): it has none of that number, or it is another file."""
 
 
 class Request:
@@ -122,9 +122,9 @@ class Request:
         """`Descriptors.give` to this caller."""
         await self.descriptors.give(self, behind, field)
 
-    async def open_file(self, number: int) -> Given | None:
+    def open_file(self, number: int) -> Given:
         """`Descriptors.behind` of this caller."""
-        return await self.descriptors.behind(self.caller, number)
+        return self.descriptors.behind(self.caller, number)
 
     def address_space(self) -> Origin:
         """The caller's address space, to be held by what remembers memory in it."""

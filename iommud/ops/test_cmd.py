@@ -176,7 +176,7 @@ async def create_access(request: Request) -> None:
 
 async def access_replace_ioas(request: Request) -> None:
     """EBADFD: no access descriptor. ENOENT: no such IOAS. EADDRINUSE: its areas are off the alignment."""
-    _, access = await _access(request)
+    _, access = _access(request)
     with request.context.objects.using(access, request):
         await access.replace(request.cmd.access_replace_ioas.ioas_id)
 
@@ -191,7 +191,7 @@ async def access_pages(request: Request) -> None:
     wanted = cmd.access_pages
     iova, length, flags = wanted.iova, wanted.length, wanted.flags
     _check_access(length, flags, _ACCESS_WRITE | _SYZ)
-    user, access = await _access(request)
+    user, access = _access(request)
     if not user.pins:
         raise IoctlError(EOPNOTSUPP, f"{access} was created without MOCK_FLAGS_ACCESS_CREATE_NEEDS_PIN_PAGES")
     if flags & _SYZ:
@@ -218,7 +218,7 @@ async def access_pages(request: Request) -> None:
 
 async def destroy_access_pages(request: Request) -> None:
     """EBADFD: no access descriptor. ENOENT: it has no such pages pinned."""
-    user, _ = await _access(request)
+    user, _ = _access(request)
     user.unpin(request.cmd.destroy_access_pages.access_pages_id)
 
 
@@ -227,7 +227,7 @@ async def access_rw(request: Request) -> None:
     EFAULT: the buffer cannot be reached. Errors: Access.write_from."""
     wanted = request.cmd.access_rw
     _check_access(wanted.length, wanted.flags, _RW_WRITE | _RW_SLOW | _SYZ)
-    _, access = await _access(request)
+    _, access = _access(request)
     iova = _nth_area(access, wanted.iova) if wanted.flags & _SYZ else wanted.iova
     near = None if wanted.flags & _RW_SLOW else request.address_space().mm
     copy = partial(_copy, request, access, iova, wanted.uptr, wanted.length, bool(wanted.flags & _RW_WRITE), near)
@@ -256,9 +256,9 @@ def _check_access(length: int, flags: int, known: int) -> None:
         raise IoctlError(EOPNOTSUPP, f"unknown flags {flags & ~known:#x}")
 
 
-async def _access(request: Request) -> tuple[mock.MockAccess, Access]:
+def _access(request: Request) -> tuple[mock.MockAccess, Access]:
     """The access behind the descriptor that `id` is in the caller. EBADFD: none, or another file."""
-    user = await request.open_file(request.cmd.id)
+    user = request.open_file(request.cmd.id)
     if not isinstance(user, mock.MockAccess) or user.access is None:
         raise IoctlError(EBADFD, f"descriptor {request.cmd.id} is no access")
     return user, user.access

@@ -1,0 +1,217 @@
+"""A file that is held for a client: fetched from its descriptors, or through one of its mappings, and mapped here.
+
+Shared memory stays when the client unmaps it or exits, as long as somebody has the file; so whoever pins it holds the file, and a
+`Window` on it, which also refuses a F_SEAL_WRITE meanwhile, as pinned pages do. A window covers the whole file: a client may pin one memfd
+in a million pieces, and the kernel allows a process 65530 mappings.
+
+A file is kept once for all who hold it. The (device, inode) is not given to another file while it is open.
+
+Opening a file, even asking its size, can wait for ever if a client itself serves the file system (FUSE) or a network does. So what
+is mapped is opened only on the file systems of `LOCAL`; a file of another one stays in the process, as private memory does.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import re
+import stat
+from collections.abc import Callable
+from typing import Any, Final
+
+from . import raw_memory
+from .caller import Caller
+
+LOCAL: Final = frozenset(
+    b"tmpfs devtmpfs hugetlbfs ramfs ext2 ext3 ext4 xfs btrfs f2fs zfs bcachefs overlay squashfs erofs iso9660 vfat exfat".split()
+)
+_F_GET_SEALS: Final = 1034
+_MFD_HUGETLB: Final = 4
+_MOUNT: Final = rb"^\d+ \d+ %d:%d .*? - (\S+) "
+SHORT_OF_MEANS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+
+
+class Window:
+    """A stretch of a file, `start` to `end` (exclusive, bytes), mapped shared at `address` of ours. Gone with its last `drop`."""
+
+    __slots__ = ("_file", "_holders", "address", "end", "start", "writable")
+
+    def __init__(self, file: "HeldFile", start: int, end: int, writable: bool) -> None:
+        self.address = raw_memory.map_shared(file.fd, start, end - start, writable=writable)
+        self.start = start
+        self.end = end
+        self.writable = writable
+        self._file = file
+        self._holders = 0
+
+    def hold(self) -> None:
+        self._holders += 1
+
+    def drop(self) -> None:
+        self._holders -= 1
+        if self._holders == 0:
+            self._file.windows.remove(self)
+            raw_memory.unmap(self.address, self.end - self.start)
+
+
+class HeldFile:
+    """An open file, as a descriptor of ours. Closed by the last `drop`."""
+
+    __slots__ = ("_cache", "_holders", "_key", "fd", "sources", "windows")
+    is_file: Final = True
+
+    def __init__(self, fd: int, key: tuple[int, int, int], cache: "FileCache") -> None:
+        self.fd = fd
+        self.windows: list[Window] = []
+        self.sources: dict[Any, Any] = {}  # what `source.Sources` keeps with it
+        self._key = key
+        self._cache = cache
+        self._holders = 0
+
+    @property
+    def dev(self) -> int:
+        return self._key[0]
+
+    @property
+    def inode(self) -> int:
+        return self._key[1]
+
+    @property
+    def size(self) -> int:
+        """Bytes, now."""
+        return os.fstat(self.fd).st_size
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is a file of tmpfs (memfd included) or hugetlbfs: what MAP_FILE takes and what may be written for long."""
+        try:
+            fcntl.fcntl(self.fd, _F_GET_SEALS)
+        except OSError:
+            return False
+        return True
+
+    def hold(self) -> None:
+        self._holders += 1
+
+    def drop(self) -> None:
+        self._holders -= 1
+        if self._holders <= 0:
+            self._cache.forget(self._key)
+            os.close(self.fd)
+
+    def window(self, start: int, end: int, writable: bool) -> Window:
+        """A window that shows `start` to `end` (bytes; within the file, the last page may be partial); `hold` it.
+
+        Not writable although asked for: the file is sealed or was not opened for it. OSError: it cannot be mapped.
+        """
+        status = os.fstat(self.fd)
+        unit = status.st_blksize if self.in_memory else mmap.PAGESIZE  # of hugetlbfs: the huge page
+        failure = OSError(errno.EACCES, os.strerror(errno.EACCES))
+        for how in (True, False) if writable else (False,):
+            for window in self.windows:
+                if window.start <= start and end <= window.end and window.writable >= how:
+                    return window
+            for at, upto in (0, max(end, status.st_size)), (start, end):
+                try:
+                    window = Window(self, at // unit * unit, -(-upto // unit) * unit, how)
+                except OSError as error:
+                    failure = error
+                else:
+                    self.windows.append(window)
+                    return window
+        raise failure
+
+
+class FileCache:
+    """The files that are held now."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[int, int, int], HeldFile] = {}
+        self._internal: dict[int, bytes] = {}
+
+    def of(self, caller: Caller, number: int) -> HeldFile:
+        """The open file behind the caller's descriptor; `hold` it before anything else and `drop` it when not needed.
+
+        OSError(EBADF): no such descriptor, or one opened with O_PATH. Other OSErrors: we may not fetch it.
+        """
+        fd = caller.descriptor(number)
+        try:
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+            if flags & os.O_PATH:
+                raise OSError(errno.EBADF, "a descriptor opened with O_PATH")
+            status = os.fstat(fd)
+        except OSError:
+            os.close(fd)
+            raise
+        return self._keep(fd, (status.st_dev, status.st_ino, flags & os.O_ACCMODE))
+
+    def mapped(self, dev: int, inode: int, writable: bool, open_path: Callable[[], int]) -> HeldFile | None:
+        """The file `inode` of `dev` (of a LOCAL kind) that a client has mapped; `hold` it.
+
+        `open_path()` gives an O_PATH descriptor of what is said to be it. None: it is not it, not a regular file, or not for us to open.
+        OSError: we are short of means (EMFILE, ENFILE, ENOMEM).
+        """
+        for mode in (os.O_RDWR,) if writable else (os.O_RDWR, os.O_RDONLY):
+            found = self._files.get((dev, inode, mode))
+            if found is not None:
+                return found
+        try:
+            path = open_path()
+            try:
+                status = os.fstat(path)
+                if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (dev, inode):
+                    return None
+                fd = os.open(f"/proc/self/fd/{path}", mode | os.O_CLOEXEC | os.O_NOCTTY)
+            finally:
+                os.close(path)
+        except OSError as error:
+            if error.errno in SHORT_OF_MEANS:
+                raise
+            return None
+        return self._keep(fd, (dev, inode, mode))
+
+    def kind(self, dev: int, mounts: Callable[[], bytes]) -> bytes:
+        """The type of the file system that has the device number `dev`; b"" when it is not mounted where the client is."""
+        if not self._internal:
+            self._internal = _internal_mounts()
+        known = self._internal.get(dev)
+        if known is not None:
+            return known
+        found = re.search(_MOUNT % (os.major(dev), os.minor(dev)), mounts(), re.MULTILINE)
+        return found[1] if found is not None else b""
+
+    def _keep(self, fd: int, key: tuple[int, int, int]) -> HeldFile:
+        found = self._files.get(key)
+        if found is not None:
+            os.close(fd)
+            return found
+        found = self._files[key] = HeldFile(fd, key, self)
+        return found
+
+    def forget(self, key: tuple[int, int, int]) -> None:
+        del self._files[key]
+
+
+def _internal_mounts() -> dict[int, bytes]:
+    """The kernel's own mounts, of which no list tells: where memfds, anonymous shared memory and secret memory live."""
+    found: dict[int, bytes] = {}
+    flags = [(0, b"tmpfs")]
+    try:
+        sizes = os.listdir("/sys/kernel/mm/hugepages")  # hugepages-2048kB
+    except OSError:
+        sizes = []
+    for size in sizes:
+        kilobytes = int(size[len("hugepages-") : -len("kB")])
+        flags.append((_MFD_HUGETLB | (kilobytes * 1024).bit_length() - 1 << 26, b"hugetlbfs"))
+    for flag, kind in flags:
+        try:
+            fd = os.memfd_create("iommud", flag | os.MFD_CLOEXEC)
+        except OSError:
+            continue
+        found[os.fstat(fd).st_dev] = kind
+        os.close(fd)
+    secret = raw_memory.memfd_secret()
+    if secret is not None:
+        found[os.fstat(secret).st_dev] = b"secretmem"
+        os.close(secret)
+    return found

@@ -1,0 +1,276 @@
+"""One thread of another process under our control, so that it makes a system call for us (ptrace(2)).
+
+A thread that is seized while it is inside a system call and interrupted stops on its way back to user mode. Its instruction pointer then
+stands just past the instruction that entered the kernel, so a step back by that instruction and other registers make it enter again, for a
+call of our choice; nothing of its code is touched. It runs to the call's entry and exit by PTRACE_SYSCALL and not by single steps: a
+step forces a SIGTRAP on the thread, and the kernel throws away the program's own way with SIGTRAP if that is blocked or ignored.
+
+All signals are blocked meanwhile, so a pending one is handled after `detach` with the thread's own registers, as if nothing had been.
+SIGSTOP cannot be blocked: it stops the process as usual, our thread goes on under our hand, and stops with the others when it is let go.
+
+The kernel binds all this to the tracing **thread**: an object of this module is used by the thread that made it. What differs between
+machines is data (`Machine`): where the registers lie, and the numbers of the calls.
+"""
+
+import errno
+import os
+import platform
+import signal
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import cffi
+
+_ffi: Final = cffi.FFI()
+_ffi.cdef(
+    """
+    struct vec { uintptr_t base; size_t length; };
+    ssize_t process_vm_readv(int pid, const struct vec *local, unsigned long nlocal,
+                             const struct vec *remote, unsigned long nremote, unsigned long flags);
+    ssize_t process_vm_writev(int pid, const struct vec *local, unsigned long nlocal,
+                              const struct vec *remote, unsigned long nremote, unsigned long flags);
+    long ptrace(long request, long pid, uintptr_t address, uintptr_t data);
+    """
+)
+_libc: Final[Any] = _ffi.dlopen(None)
+
+SUSPEND_SECCOMP: Final = 1 << 21  # PTRACE_O_*
+
+_TRACESYSGOOD: Final = 1 << 0
+_CONT: Final = 7
+_DETACH: Final = 17
+_SYSCALL: Final = 24
+_GETREGSET: Final = 0x4204
+_SETREGSET: Final = 0x4205
+_SEIZE: Final = 0x4206
+_INTERRUPT: Final = 0x4207
+_GETSIGMASK: Final = 0x420A
+_SETSIGMASK: Final = 0x420B
+_EVENT_STOP: Final = 128
+_NT_PRSTATUS: Final = 1
+_WALL: Final = 0x4000_0000  # __WALL: threads as well as processes
+_SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
+_SIGMASK_SIZE: Final = 8
+_ALL_SIGNALS: Final = (1 << 64) - 1
+_U64: Final = (1 << 64) - 1
+_RESTART: Final = range(-516, -511)  # -ERESTART*: the kernel would make the call again after a signal
+_PROC_SYSCALL_TRIES: Final = 1000
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where one kind of machine keeps what we need, as indexes of 64-bit words in its NT_PRSTATUS register set."""
+
+    words: int  # of the whole set; a 32-bit thread has a smaller one
+    compat_result: int  # index of a 32-bit word: the result in a 32-bit thread's set
+    instruction: bytes  # what enters the kernel, just before the instruction pointer at the stop
+    instruction_pointer: int
+    stack_pointer: int
+    red_zone: int  # bytes below the stack pointer that a leaf function may use
+    called: int  # at the stop: the number of the call that the thread made
+    number: int  # at the instruction: the number of the call
+    arguments: tuple[int, ...]
+    result: int
+    first_argument: int | None  # still there at the stop; None: the result has taken its place
+    ioctl: int
+    openat: int
+    close: int
+    sigprocmask: int
+
+
+# struct user_regs_struct; Ref: v7.3 arch/x86/include/asm/user_64.h, arch/x86/entry/syscalls/syscall_64.tbl
+X86_64: Final = Machine(
+    words=27,
+    compat_result=6,  # eax
+    instruction=b"\x0f\x05",  # syscall
+    instruction_pointer=16,
+    stack_pointer=19,
+    red_zone=128,
+    called=15,  # orig_rax
+    number=10,  # rax
+    arguments=(14, 13, 12, 7, 9, 8),  # rdi rsi rdx r10 r8 r9
+    result=10,  # rax
+    first_argument=14,
+    ioctl=16,
+    openat=257,
+    close=3,
+    sigprocmask=14,
+)
+
+
+def machine() -> Machine | None:
+    """The one we run on; None: nobody has described it."""
+    match platform.machine():
+        case "x86_64":
+            return X86_64
+        case "aarch64":
+            from .ptrace_arm64 import ARM64
+
+            return ARM64
+    return None
+
+
+class Gone(Exception):
+    """The thread has ended, or was killed. It is not ours any more."""
+
+
+class Foreign(Exception):
+    """The thread is not in a system call that we know how to follow; the text says why."""
+
+
+class Tracee:
+    """A seized thread. `interrupt`, then `wait_stop`, then `call` as often as needed, then `detach`, whatever happens.
+
+    Each raises Gone when the thread ends meanwhile; then there is nothing left to detach.
+    """
+
+    def __init__(self, tid: int, machine: Machine, options: int = 0) -> None:
+        """Seize `tid`; it runs on. OSError: EPERM (another tracer has it, or we may not), ESRCH (it is gone)."""
+        self.tid = tid
+        self.machine = machine
+        if _libc.ptrace(_SEIZE, tid, 0, options | _TRACESYSGOOD) != 0:
+            raise OSError(_ffi.errno, os.strerror(_ffi.errno))
+        self._buffer: Any = _ffi.new("uint64_t[]", machine.words)
+        self._vec: Any = _ffi.new("struct vec *", {"base": _address(self._buffer)})
+        self._mask: Any = _ffi.new("uint64_t *")
+        self._stopped: list[int] = []
+
+    def interrupt(self) -> None:
+        """Make it stop before it is in user mode again. If it is gone, `wait_stop` will tell."""
+        _libc.ptrace(_INTERRUPT, self.tid, 0, 0)
+
+    def wait_stop(self) -> None:
+        """Wait until it has left the kernel and stopped there."""
+        while (status := self._wait()) >> 16 != _EVENT_STOP:
+            self._ptrace(_CONT, 0, os.WSTOPSIG(status))  # it was not in the kernel any more, and a signal came first
+
+    def hold(self) -> list[int]:
+        """Take hold of the stopped thread: its registers, also kept for `detach`, and its signals blocked. Foreign: it is none of ours."""
+        m = self.machine
+        if self._read_registers() != m.words * 8:
+            raise Foreign("it is a 32-bit program")
+        registers = list(self._buffer)
+        if registers[m.called] != m.ioctl:
+            raise Foreign(f"it called {registers[m.called]:#x}, not ioctl as a 64-bit program does")
+        place = registers[m.instruction_pointer] - len(m.instruction)
+        if read_memory(self.tid, place, len(m.instruction)) != m.instruction:
+            raise Foreign(f"there is no {m.instruction.hex()} at {place:#x}, where it entered the kernel")
+        self._ptrace(_GETSIGMASK, _SIGMASK_SIZE, _address(self._mask))
+        blocked = _ffi.new("uint64_t *", _ALL_SIGNALS)
+        self._ptrace(_SETSIGMASK, _SIGMASK_SIZE, _address(blocked))
+        self._stopped = registers
+        return registers
+
+    def call(self, number: int, *arguments: int) -> int:
+        """Let the thread, which is on hold, make one system call. Its result: negative is -errno."""
+        m = self.machine
+        while True:
+            registers = self._stopped.copy()
+            for index, value in zip(m.arguments, arguments, strict=False):
+                registers[index] = value & _U64
+            registers[m.number] = number
+            registers[m.instruction_pointer] -= len(m.instruction)
+            self._write_registers(registers)
+            self._run_to_boundary()  # the call's entry
+            self._run_to_boundary()  # its exit
+            self._read_registers()
+            result = int(_ffi.cast("int64_t", self._buffer[m.result]))
+            if result not in _RESTART:
+                return result
+
+    def detach(self, result: int | None = None) -> None:
+        """Let it go, with all registers as they were at the stop, but for `result`, which the call it made then returns."""
+        if self._stopped:
+            registers = self._stopped
+            if result is not None:
+                registers[self.machine.result] = result & _U64
+            self._write_registers(registers)
+            self._ptrace(_SETSIGMASK, _SIGMASK_SIZE, _address(self._mask))
+        elif result is not None:
+            self._write_result(result)
+        self._ptrace(_DETACH, 0, 0)
+
+    # --- the kernel's calls ---
+
+    def _run_to_boundary(self) -> None:
+        pass_on = 0
+        while True:
+            self._ptrace(_SYSCALL, 0, pass_on)
+            status = self._wait()
+            stopped_by = os.WSTOPSIG(status)
+            if stopped_by == _SYSCALL_STOP:
+                return
+            # A group stop that begins or ends tells us so, and we go on. Else it is SIGSTOP, the only one that is not blocked.
+            pass_on = 0 if status >> 16 else stopped_by
+
+    def _wait(self) -> int:
+        try:
+            _, status = os.waitpid(self.tid, _WALL)
+        except ChildProcessError:
+            # Another thread's exec has taken this one's id, and the kernel has let it go.
+            raise Gone from None
+        if os.WIFSTOPPED(status):
+            return status
+        raise Gone
+
+    def _ptrace(self, request: int, address: int, data: int) -> None:
+        if _libc.ptrace(request, self.tid, address, data) == 0:
+            return
+        failed = _ffi.errno
+        if failed != errno.ESRCH:
+            raise OSError(failed, f"ptrace request {request:#x}: {os.strerror(failed)}")
+        while True:  # it was killed: collect it, or it stays a zombie until we end
+            self._wait()
+
+    def _read_registers(self) -> int:
+        self._vec.length = self.machine.words * 8
+        self._ptrace(_GETREGSET, _NT_PRSTATUS, _address(self._vec))
+        return int(self._vec.length)
+
+    def _write_registers(self, registers: list[int]) -> None:
+        self._buffer[0 : len(registers)] = registers
+        self._vec.length = len(registers) * 8
+        self._ptrace(_SETREGSET, _NT_PRSTATUS, _address(self._vec))
+
+    def _write_result(self, result: int) -> None:
+        size = self._read_registers()
+        if size == self.machine.words * 8:
+            self._buffer[self.machine.result] = result & _U64
+        else:
+            _ffi.cast("int32_t *", self._buffer)[self.machine.compat_result] = result
+        self._vec.length = size
+        self._ptrace(_SETREGSET, _NT_PRSTATUS, _address(self._vec))
+
+
+def blocked_call(tid: int) -> list[int] | None:
+    """Number and arguments of the system call that a thread waits in; None: it does not wait. OSError: it is gone, or not ours to ask."""
+    for _ in range(_PROC_SYSCALL_TRIES):
+        with open(f"/proc/{tid}/syscall", encoding="ascii") as file:
+            words = file.read().split()
+        if len(words) > 2:  # else it is `running`: something woke it, and it will wait again
+            return [int(word, 0) for word in words[:7]]
+        time.sleep(0)
+    return None
+
+
+def read_memory(tid: int, address: int, length: int) -> bytes:
+    """What can be read (bytes) of `length` from `address`, as `caller.ProcessMemory`, but in any thread."""
+    data = bytearray(length)
+    count = _transfer(_libc.process_vm_readv, tid, _ffi.from_buffer(data), address, length)
+    return bytes(data[:count])
+
+
+def write_memory(tid: int, address: int, data: bytes) -> bool:
+    """Whether all of `data` could be written."""
+    return _transfer(_libc.process_vm_writev, tid, _ffi.from_buffer(data), address, len(data)) == len(data)
+
+
+def _transfer(call: Any, tid: int, ours: Any, address: int, length: int) -> int:
+    local = _ffi.new("struct vec *", (_address(ours), length))
+    remote = _ffi.new("struct vec *", (address, length))
+    return max(0, int(call(tid, local, 1, remote, 1, 0)))
+
+
+def _address(pointer: Any) -> int:
+    return int(_ffi.cast("uintptr_t", pointer))

@@ -1,0 +1,149 @@
+"""The processes' side of the engine's `Origin`: cuse_glue's sources, whose refusals become the client's errno here.
+
+What a client mapped from, or a file of its own, is one `Source` for as long as anything remembers it; so is the `ProcessOrigin` around it.
+"""
+
+from collections.abc import Callable, Hashable
+from errno import EFAULT, EMFILE, ENFILE, ENOMEM
+from typing import Concatenate, ParamSpec, TypeVar
+
+from cuse_glue.caller import Caller, forget_threads
+from cuse_glue.pin import Refused
+from cuse_glue.source import Pin, Source, Sources
+
+from ..errors import IoctlError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+def _refusing(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Refused -> IoctlError."""
+
+    def wrapped(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except Refused as refusal:
+            raise IoctlError(refusal.errno, refusal.why) from None
+
+    return wrapped
+
+
+class ProcessPin:
+    """A pin of a process's memory, or of its file."""
+
+    __slots__ = ("_pin",)
+
+    def __init__(self, pin: Pin) -> None:
+        self._pin = pin
+
+    @_refusing
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self._pin.read_into(offset, buffer)
+
+    @_refusing
+    def write_from(self, offset: int, data: memoryview) -> None:
+        self._pin.write_from(offset, data)
+
+    @_refusing
+    def identity(self, offset: int) -> Hashable:
+        return self._pin.identity(offset)
+
+    def close(self) -> None:
+        self._pin.close()
+
+
+class ProcessOrigin:
+    """Around one source. Known to `Origins` as long as anybody holds it."""
+
+    __slots__ = ("_forget", "_holders", "is_file", "mm", "source", "uid")
+
+    def __init__(self, source: Source, forget: Callable[[Source], object]) -> None:
+        self.source = source
+        self.is_file = source.is_file
+        self.uid = source.uid
+        self.mm: Hashable = source.mm
+        self._forget = forget
+        self._holders = 0
+
+    def hold(self) -> None:
+        self._holders += 1
+        if self._holders == 1:
+            self.source.hold()
+
+    def drop(self) -> None:
+        self._holders -= 1
+        if not self._holders:
+            self._forget(self.source)
+            self.source.drop()
+
+    @_refusing
+    def pin(self, start: int, length: int, writable: bool) -> ProcessPin:
+        return ProcessPin(self.source.pin(start, length, writable))
+
+    @_refusing
+    def read_now(self, address: int, buffer: memoryview) -> None:
+        self.source.read_now(address, buffer)
+
+    @_refusing
+    def write_now(self, address: int, data: memoryview) -> None:
+        self.source.write_now(address, data)
+
+    def alive(self) -> bool:
+        return self.source.alive()
+
+    def memlock_limit(self) -> int | None:
+        return self.source.memlock_limit()
+
+    def locked_pages(self) -> int:
+        return self.source.locked_pages()
+
+
+class ProcessOrigins:
+    """`Origins` of ops.request for real processes."""
+
+    def __init__(self) -> None:
+        self._sources = Sources()
+        self._origins: dict[Source, ProcessOrigin] = {}
+
+    def address_space(self, caller: Caller, readable: int) -> ProcessOrigin:
+        return self._origin(self._with_descriptors(lambda: self._sources.address_space(caller)))
+
+    def file(self, caller: Caller, number: int, readable: int) -> ProcessOrigin:
+        return self._origin(self._with_descriptors(lambda: self._sources.file(caller, number)))
+
+    def page_identity(self, caller: Caller, address: int) -> Hashable:
+        try:
+            return self._with_descriptors(lambda: self._sources.page_identity(caller, address))
+        except Refused as refusal:
+            raise IoctlError(refusal.errno, refusal.why) from None
+        except OSError as error:
+            raise IoctlError(EFAULT, f"the caller's memory is out of reach: {error}") from None
+
+    def forget_callers(self) -> None:
+        """Close what is kept about callers that nothing remembers; it is opened again when they call."""
+        self._sources.close()
+        forget_threads()
+
+    def _with_descriptors(self, look: Callable[[], R]) -> R:
+        """Our own descriptors may run out where the kernel has no such limit: what is only kept goes first, then it is ENOMEM."""
+        for attempt in 1, 2:
+            try:
+                return look()
+            except OSError as error:
+                if error.errno not in (EMFILE, ENFILE):
+                    raise
+                if attempt == 1:
+                    self.forget_callers()
+        raise IoctlError(ENOMEM, "iommud has no descriptors left (raise its RLIMIT_NOFILE)")
+
+    def _origin(self, source: Source) -> ProcessOrigin:
+        found = self._origins.get(source)
+        if found is None:
+            found = ProcessOrigin(source, self._forget)
+            self._origins[source] = found
+        return found
+
+    def _forget(self, source: Source) -> None:
+        del self._origins[source]

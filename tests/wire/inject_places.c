@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Clients in special places: inject_places CASE PATH. Each says what it got; some are refused, and then nothing is left behind.
+ */
+#include "inject_client.h"
+
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+
+static void nothing_left(int device)
+{
+	int fd = dup(device);
+
+	CHECK_EQ(wait_live(device, 0), 0, "no object stays");
+	close(fd);
+	CHECK_EQ(open(device_path, O_RDWR | O_CLOEXEC), fd, "no descriptor stays");
+	close(fd);
+}
+
+static void refused(int device, int error)
+{
+	CHECK_ERR(error, create(device), "is refused");
+	nothing_left(device);
+}
+
+static void given(int device)
+{
+	uint32_t id = 0;
+	int fd = create_flags(device, O_RDWR | O_CLOEXEC, &id);
+
+	CHECK_TRUE(fd >= 0, "is given");
+	CHECK_EQ(ioctl(fd, IDENTITY, 0), id, "the right one");
+	close(fd);
+	nothing_left(device);
+}
+
+/* Like strace: another process traces this one, which goes on. */
+static void traced(int device)
+{
+	int status;
+	pid_t child;
+
+	fflush(stdout);
+	child = fork();
+	NEED(child >= 0);
+	if (child == 0) {
+		NEED(!ptrace(PTRACE_TRACEME, 0, 0, 0) && !raise(SIGSTOP));
+		refused(device, EPERM);
+		_exit(0);
+	}
+	NEED(waitpid(child, &status, 0) == child && WIFSTOPPED(status));
+	NEED(!ptrace(PTRACE_CONT, child, 0, 0));
+	NEED(waitpid(child, &status, 0) == child);
+	CHECK_EQ(status, 0, "its tracer saw nothing but its end");
+	given(device);
+}
+
+static int filter_out(int number, unsigned int action)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, action),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { .len = 4, .filter = filter };
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ?:
+	       prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+/* A program that would be killed if it opened a file. The filter is to be there afterwards. */
+static void seccomp_given(int device)
+{
+	uint32_t id = 0;
+	int status, fd;
+	pid_t child;
+
+	NEED(!filter_out(SYS_openat, SECCOMP_RET_KILL_PROCESS));
+	fd = create_flags(device, O_RDWR | O_CLOEXEC, &id);
+	CHECK_TRUE(fd >= 0, "is given");
+	CHECK_EQ(ioctl(fd, IDENTITY, 0), id, "the right one");
+	close(fd);
+	CHECK_EQ(wait_live(device, 0), 0, "closed");
+	fflush(stdout);
+	child = fork();
+	if (child == 0) {
+		create(device);
+		open(device_path, O_RDWR);
+		_exit(0);
+	}
+	NEED(waitpid(child, &status, 0) == child);
+	CHECK_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS, "its own openat kills it as before");
+}
+
+static void seccomp_refused(int device)
+{
+	int fd = dup(device);
+
+	close(fd);
+	NEED(!filter_out(SYS_openat, SECCOMP_RET_KILL_PROCESS));
+	CHECK_ERR(EPERM, create(device), "is refused, and not killed");
+	CHECK_EQ(wait_live(device, 0), 0, "no object stays");
+	CHECK_EQ(dup(device), fd, "no descriptor stays");
+}
+
+/* Its own mounts, with no /proc among them. */
+static void without_proc(int device)
+{
+	NEED(!unshare(CLONE_NEWNS));
+	NEED(!mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	NEED(!mount("none", "/proc", "tmpfs", 0, NULL));
+	refused(device, ENOENT);
+}
+
+static void other_root(int device)
+{
+	struct create cmd = { .size = sizeof(cmd), .flags = O_RDWR };
+
+	NEED(!chroot("/sys"));
+	CHECK_ERR(ENOENT, ioctl(device, CREATE, &cmd) ? -errno : 0, "is refused");
+	CHECK_EQ(wait_live(device, 0), 0, "no object stays");
+}
+
+static void mount_namespace(int device)
+{
+	NEED(!unshare(CLONE_NEWNS));
+	NEED(!mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	given(device);
+	NEED(!umount2(device_path, MNT_DETACH));
+	CHECK_TRUE(create(device) >= 0, "where the device is not to be seen, too");
+}
+
+/* A process that has another id for itself than for the device. */
+static void pid_namespace(int device)
+{
+	NEED(!unshare(CLONE_NEWPID | CLONE_NEWNS));
+	NEED(!mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	IN_CHILD({
+		refused(device, ENOENT); /* /proc is that of its parent, and does not know it */
+		NEED(!mount("none", "/proc", "proc", 0, NULL));
+		given(device);
+	});
+}
+
+static void user_namespace(int device)
+{
+	NEED(!unshare(CLONE_NEWUSER));
+	given(device);
+}
+
+/* It has the device from somebody who may open it, and may not itself. */
+static void passed_on(int device)
+{
+	NEED(!setresgid(65534, 65534, 65534) && !setresuid(65534, 65534, 65534));
+	CHECK_ERR(EACCES, create(device), "is refused");
+	CHECK_EQ(wait_live(device, 0), 0, "no object stays");
+}
+
+static void *exec_self(void *argument)
+{
+	char *const *argv = argument;
+
+	execv("/proc/self/exe", argv);
+	return NULL;
+}
+
+/* While one thread is given descriptors, another makes the whole process another program; the last of them ends well. */
+static int exec_meanwhile(int device, char **argv)
+{
+	int rounds = atoi(argv[2]);
+	char next[16];
+	char *again[] = { argv[0], argv[1], next, argv[3], NULL };
+	pthread_t thread;
+
+	close(create(device));
+	if (!rounds)
+		return 0;
+	snprintf(next, sizeof(next), "%d", rounds - 1);
+	NEED(!pthread_create(&thread, NULL, exec_self, again));
+	for (;;)
+		close(create(device));
+}
+
+static volatile bool done;
+
+static void *swap_device(void *argument)
+{
+	int number = *(int *)argument, null = open("/dev/null", O_RDWR), kept = dup(number);
+
+	while (!done) {
+		dup2(null, number);
+		dup2(kept, number);
+	}
+	close(null);
+	close(kept);
+	return NULL;
+}
+
+/* Another thread changes what the descriptor names that we call ioctl on. */
+static void swapped(int device)
+{
+	unsigned int made = 0, other_file = 0, no_ioctl = 0, wrong = 0;
+	int number = dup(device), fd;
+	pthread_t thread;
+
+	NEED(!pthread_create(&thread, NULL, swap_device, &number));
+	while (made < 20 || other_file < 20) {
+		uint32_t id = 0;
+
+		fd = create_flags(number, O_RDWR, &id);
+		made += fd >= 0;
+		other_file += fd == -EBADF;
+		no_ioctl += fd == -ENOTTY;
+		wrong += fd >= 0 ? ioctl(fd, IDENTITY, 0) != (int)id : fd != -EBADF && fd != -ENOTTY;
+		if (fd >= 0)
+			close(fd);
+	}
+	done = true;
+	NEED(!pthread_join(thread, NULL));
+	close(number);
+	CHECK_EQ(wrong, 0, "%u given, %u refused, %u called another file", made, other_file, no_ioctl);
+	nothing_left(device);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		void (*run)(int device);
+	} cases[] = {
+		{ "traced", traced },
+		{ "seccomp_given", seccomp_given },
+		{ "seccomp_refused", seccomp_refused },
+		{ "given", given },
+		{ "without_proc", without_proc },
+		{ "other_root", other_root },
+		{ "mount_namespace", mount_namespace },
+		{ "pid_namespace", pid_namespace },
+		{ "user_namespace", user_namespace },
+		{ "passed_on", passed_on },
+		{ "swapped", swapped },
+	};
+	int device;
+
+	NEED(argc >= 3);
+	device_path = argv[argc - 1];
+	device = open_device();
+	if (!strcmp(argv[1], "exec_meanwhile") && argc == 4)
+		return exec_meanwhile(device, argv);
+	checks_begin();
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		if (!strcmp(argv[1], cases[i].name)) {
+			cases[i].run(device);
+			return checks_end();
+		}
+	NEED(!"a known case");
+}

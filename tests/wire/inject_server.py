@@ -1,0 +1,173 @@
+"""A device whose ioctl gives descriptors: the other side of inject_client.c. Prints a line when it serves, and what it saw at its end.
+
+    python inject_server.py PATH [--uid UID] [--arm64-way]
+
+SIGTERM ends it. `--uid` gives up root after mounting. `--arm64-way`: as if the first argument of a call could not be read at the stop.
+"""
+
+import argparse
+import dataclasses
+import errno
+import json
+import logging
+import os
+import resource
+import select
+import signal
+import sys
+from collections.abc import Callable
+
+import trio
+
+from cuse_glue import mount, ptrace
+from cuse_glue.caller import Caller
+from cuse_glue.inject import Injector, Refused
+from cuse_glue.session import Attributes, OpenFile, Session
+
+CREATE = 0xAAAA  # struct { u32 size, flags; s32 out_fd; u32 out_id; }: a new object, and a descriptor for it
+LIVE = 0xAAAB  # returns how many objects there are
+IDENTITY = 0xAAAC  # on an object: its id
+
+
+class Device:
+    def __init__(self, machine: ptrace.Machine | None) -> None:
+        self.injector = Injector(machine)
+        self.created = 0
+        self.live = 0
+        self.released_twice = 0
+
+    def open(self, caller: Caller, flags: int) -> OpenFile:
+        return self.injector.claim(caller) or Main(self)
+
+
+class File:
+    """What all files have in common: they do nothing."""
+
+    seekable = False
+
+    async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
+        return -errno.ENOTTY
+
+    async def read(self, caller: Caller, size: int, nonblocking: bool) -> bytes:
+        raise OSError(errno.EINVAL, "nothing to read")
+
+    async def write(self, caller: Caller, data: bytes, nonblocking: bool) -> int:
+        raise OSError(errno.EINVAL, "nowhere to write to")
+
+    def poll(self, wake: Callable[[], None] | None) -> int:
+        return select.POLLERR
+
+    def release(self) -> None:
+        pass
+
+
+class Main(File):
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
+        if cmd == CREATE:
+            return await self._create(caller, arg)
+        if cmd == LIVE:
+            return self._device.live
+        return -errno.ENOTTY
+
+    async def _create(self, caller: Caller, arg: int) -> int:
+        head = caller.memory.read(arg, 8)
+        if len(head) < 8:
+            return -errno.EFAULT
+        flags = int.from_bytes(head[4:], "little")
+        thing = Object(self._device)
+
+        def fill(number: int) -> bytes:
+            return number.to_bytes(4, "little") + thing.identity.to_bytes(4, "little")
+
+        try:
+            await self._device.injector.give(
+                caller, thing, flags=flags, address=arg + 8, fill=fill, no_room=errno.ENOMEM
+            )
+        except Refused as refusal:
+            print(f"why: {errno.errorcode[refusal.errno]}: {refusal.why}", flush=True)
+            return -refusal.errno
+        return 0
+
+
+class Object(File):
+    """Reads give back what was written last; readable when there is something."""
+
+    def __init__(self, device: Device) -> None:
+        device.created += 1
+        device.live += 1
+        self.identity = device.created
+        self._device = device
+        self._data = b""
+        self._released = False
+
+    async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
+        return self.identity if cmd == IDENTITY else -errno.ENOTTY
+
+    async def read(self, caller: Caller, size: int, nonblocking: bool) -> bytes:
+        data, self._data = self._data[:size], self._data[size:]
+        return data
+
+    async def write(self, caller: Caller, data: bytes, nonblocking: bool) -> int:
+        self._data = data
+        return len(data)
+
+    def poll(self, wake: Callable[[], None] | None) -> int:
+        return select.POLLOUT | (select.POLLIN if self._data else 0)
+
+    def release(self) -> None:
+        self._device.released_twice += self._released
+        self._released = True
+        self._device.live -= 1
+
+
+async def serve(session: Session) -> None:
+    async def stop() -> None:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                session.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop)
+        await session.serve(lambda: print("ready", flush=True))
+        nursery.cancel_scope.cancel()
+
+
+def main() -> None:
+    logging.basicConfig()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("path")
+    parser.add_argument("--uid", type=int)
+    parser.add_argument("--mode", type=lambda text: int(text, 8), default=0o666)
+    parser.add_argument("--arm64-way", action="store_true")
+    wish = parser.parse_args()
+    machine = ptrace.machine()
+    assert machine is not None
+    if wish.arm64_way:
+        machine = dataclasses.replace(machine, first_argument=None)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    fuse = mount.open_fuse()
+    mount.mount_fuse(fuse, wish.path, name="inject", mode=wish.mode)
+    if wish.uid is not None:
+        os.setresuid(wish.uid, wish.uid, wish.uid)
+    device = Device(machine)
+    session = Session(fuse, device, Attributes(mode=wish.mode))
+    trio.run(serve, session)
+    device.injector.close()
+    json.dump(
+        {
+            "created": device.created,
+            "live": device.live,
+            "released_twice": device.released_twice,
+            "unanswered": session.requests - session.replies,
+            "descriptors": len(os.listdir("/proc/self/fd")),
+        },
+        sys.stdout,
+    )
+
+
+if __name__ == "__main__":
+    main()
