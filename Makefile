@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-PACKAGES := iommud cuse_glue tests demo
+CODE := iommud cuse_glue tests
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint kernel-selftest bench clean
@@ -23,11 +23,13 @@ $(STAMP): pyproject.toml scripts/need
 
 demo: setup  ## build a C program that knows nothing of iommud and show its ioctls
 	@mkdir -p build
-	@$(BIN)/python demo/demo.py
+	$(CC) -std=gnu11 -Wall -Wextra -Werror -Iinclude demo/demo.c -o build/demo
+	@echo
+	$(BIN)/iommud run --why -- build/demo
 
 lint: setup  ## ruff and mypy --strict
-	$(BIN)/ruff check $(PACKAGES)
-	$(BIN)/mypy --strict $(PACKAGES)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy --strict $(CODE)
 
 test: lint kernel-selftest  ## everything this machine can run
 	$(BIN)/python -m pytest -q

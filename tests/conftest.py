@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -17,15 +19,21 @@ def root() -> None:
         pytest.skip("needs root")
 
 
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """An empty directory that other users may search, which pytest's own are not."""
+    with TemporaryDirectory(prefix="iommud-test-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
 @pytest.fixture(scope="session")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A C program that knows nothing of iommud: one ioctl that succeeds and one that is refused; then what it was told to do."""
-    compiler = shutil.which("cc") or "gcc"
-    directory = tmp_path_factory.mktemp("probe")
-    for above in (directory, *directory.parents[:2]):  # pytest's own are closed to others
-        above.chmod(0o755)
-    program = directory / "probe"
-    source = Path(__file__).parent / "run" / "probe.c"
-    include = ROOT / "include"
-    subprocess.run([compiler, "-Wall", "-Wextra", "-Werror", f"-I{include}", source, "-o", program], check=True)
-    return str(program)
+def probe() -> Iterator[str]:
+    """A C program that knows nothing of iommud (run/probe.c), for every user."""
+    with TemporaryDirectory(prefix="iommud-test-") as name:
+        os.chmod(name, 0o755)
+        program = Path(name, "probe")
+        source = ROOT / "tests" / "run" / "probe.c"
+        flags = ["-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'include'}"]
+        subprocess.run([shutil.which("cc") or "gcc", *flags, source, "-o", program], check=True)
+        yield str(program)

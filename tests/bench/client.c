@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT
 /*
- * The client of the benchmark: does what it is told on standard input and answers with one number a line,
- * so that run.py decides what is measured, in which order, and beside what. It knows nothing of who serves
- * the files it is given; a real /dev/iommu will do.
+ * The client of the benchmark: does what it is told on standard input and answers with one number
+ * a line, so that run.py decides what is measured, in which order, and beside what. It knows
+ * nothing of who serves the files it is given; a real /dev/iommu will do.
  *
  * Usage: client PATH...    each PATH is opened once and is target 0, 1, ...; then, a line each:
- *   batch TARGET WORKLOAD N   do WORKLOAD N times, answer with the nanoseconds all of them took
- *   build TARGET N            MAP until N areas stand, answer with the nanoseconds the longest MAP took
+ *   batch TARGET WORKLOAD N   do WORKLOAD N times: the nanoseconds all of them took
+ *   build TARGET N            MAP until N areas stand: the nanoseconds the longest MAP took
  *
- * Standing areas are 4 KiB each, every one a MAP of its own user address, in two fields of equal number.
- * One is packed from IOVA 0 up, so that an IOVA of the kernel's choice lies behind half of all areas: who
- * looks for it area by area is found out. The other leaves a hole of 4 KiB above every area, where
- * the fixed MAPs go at random. It is filled in a scattered order, as a guest would.
+ * Standing areas are 4 KiB each, every one a MAP of its own user address, in two fields of equal
+ * number. One is packed from IOVA 0 up, so that an IOVA of the kernel's choice lies behind half of
+ * all areas: who looks for it area by area is found out. The other leaves a hole of 4 KiB above
+ * every area, where the fixed MAPs go at random. It is filled in a scattered order, as a guest
+ * would.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +29,7 @@
 #define MAX_TARGETS 8
 #define HOLES_BASE (1ULL << 40) /* the IOVA where the field with holes begins */
 #define SCATTER 2654435761ULL /* a prime, so multiplying by it permutes any field shorter than it */
-#define WARM_UP 16 /* unmeasured repetitions before a batch: caches forget during the other's batch */
+#define WARM_UP 16 /* repetitions before a batch: caches forget during the other's batch */
 
 struct target {
 	int fd;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * The yardstick of the benchmark: the cheapest faithful server one would ordinarily write in C. It serves
- * one regular file with libfuse's low-level API in its single-threaded loop; an ioctl copies the caller's
- * struct in, copies it out again, succeeds, and does nothing else. What iommud takes beyond this is the
- * price of Python and of meaning; what this takes is the price of FUSE and of two system calls.
+ * The yardstick of the benchmark: the cheapest faithful server one would ordinarily write in C. It
+ * serves one regular file with libfuse's low-level API in its single-threaded loop; an ioctl copies
+ * the caller's struct in, copies it out again, succeeds, and does nothing else. What iommud takes
+ * beyond this is the price of Python and of meaning; what this takes is the price of FUSE and of
+ * two system calls.
  *
- * iommufd's command numbers carry no size, so FUSE brings only the pointer and the caller; the bytes are
- * fetched with process_vm_readv. A server that knows nothing of the caller's struct would read its size
- * first; this one copies the size it knows in one go, which is the harder yardstick.
+ * iommufd's command numbers carry no size, so FUSE brings only the pointer and the caller; the
+ * bytes are fetched with process_vm_readv. A server that knows nothing of the caller's struct would
+ * read its size first; this one copies the size it knows in one go, which is the harder yardstick.
  *
  * Usage: peer PATH    (serves the regular file PATH until SIGTERM or SIGINT)
  */

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  * What is the same for all commands: which numbers there are, and the rules of the struct's size.
- * The order is the kernel's: the number's range (ENOTTY), `size` readable (EFAULT), the number whole
- * (ENOTTY), `size` large enough (EINVAL), what is beyond the known struct zero (E2BIG), the struct
- * readable (EFAULT). Only then the command itself speaks, and this test does not listen.
+ * The order is the kernel's: the number's range (ENOTTY), `size` readable (EFAULT), the number
+ * whole (ENOTTY), `size` large enough (EINVAL), what is beyond the known struct zero (E2BIG), the
+ * struct readable (EFAULT). Only then the command itself speaks, and this test does not listen.
  */
 #include "commands.h"
 
@@ -58,7 +58,7 @@ static void sizes(const struct command *c)
 	CHECK_EQ(wrong, 0, "%s: longer structs, one byte not zero", c->name);
 	p = harmless(c->size);
 	p[c->size] = 1;
-	CHECK_TRUE(call(fd, c->number, p) == answer, "%s: what is beyond size is not read", c->name);
+	CHECK_TRUE(call(fd, c->number, p) == answer, "%s: beyond size nothing is read", c->name);
 	p = harmless(60000);
 	CHECK_TRUE(call(fd, c->number, p) == answer, "%s: 60000 bytes, zero", c->name);
 	p[59999] = (char)0x80;
@@ -75,10 +75,10 @@ static void memory(const struct command *c)
 	CHECK_ERR(EFAULT, call(fd, c->number, (void *)1), "%s: address 1", c->name);
 	CHECK_ERR(EFAULT, call(fd, c->number, unmapped()), "%s: nothing there", c->name);
 	CHECK_ERR(EFAULT, call(fd, c->number, (void *)0xffff888000000000), "%s: kernel's", c->name);
-	CHECK_ERR(EFAULT, call(fd, c->number, (void *)UINTPTR_MAX), "%s: the last address", c->name);
+	CHECK_ERR(EFAULT, call(fd, c->number, (void *)UINTPTR_MAX), "%s: last address", c->name);
 	CHECK_ERR(EFAULT, call(fd, c->number, (void *)0x8000000000000000), "%s: no address",
 		  c->name);
-	CHECK_ERR(EFAULT, call(fd, c->number, at_edge(zero, 3)), "%s: three bytes of size", c->name);
+	CHECK_ERR(EFAULT, call(fd, c->number, at_edge(zero, 3)), "%s: 3 bytes of size", c->name);
 	size = c->size;
 	memcpy(zero, &size, 4);
 	CHECK_ERR(EFAULT, call(fd, c->number, at_edge(zero, c->size - 1)), "%s: a byte short",

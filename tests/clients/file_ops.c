@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  * The device as a file: it can be opened in any mode and asked with ioctl; the other calls on it
- * fail as they do on Linux's. Left out is what a file served from outside the kernel cannot hide: that
- * it is no character device (its type, mmap, epoll, FIONREAD) and that it has no offset (pread, splice
- * from it).
+ * fail as they do on Linux's. Left out is what a file served from outside the kernel cannot hide:
+ * that it is no character device (its type, mmap, epoll, FIONREAD) and that it has no offset
+ * (pread, splice from it).
  */
 #include "client.h"
 

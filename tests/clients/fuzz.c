@@ -3,12 +3,13 @@
  * fuzz [--seed S] [--calls N] [--threads T] [--seconds MAX] [--areas] [--trace] PATH
  *
  * Random ioctls on PATH from several threads and now and then from children. All share a few open
- * files, each of which is closed and opened anew now and then. Each second child has files of its own
- * and is killed while at it. Prints what each command answered and how often, and a checksum of each
- * thread's calls and answers: with one thread it depends on the seed alone. --areas: no children, no
- * CAP_SYS_RESOURCE, and only the commands that need no device, so that the checksum of one thread is
- * the same wherever the answers are. --trace: print them, to find out where they are not. Exit status: 1 an answer Linux never gives, 2 the test
- * itself failed, 3 a call took longer than 10 s.
+ * files, each of which is closed and opened anew now and then. Each second child has files of its
+ * own and is killed while at it. Prints what each command answered and how often, and a checksum
+ * of each thread's calls and answers: with one thread it depends on the seed alone. --areas: no
+ * children, no CAP_SYS_RESOURCE, and only the commands that need no device, so that the checksum
+ * of one thread is the same wherever the answers are. --trace: print them, to find out where they
+ * are not. Exit status: 1 an answer Linux never gives, 2 the test itself failed, 3 a call took
+ * longer than 10 s.
  */
 #include "fuzz_calls.h"
 
@@ -255,8 +256,8 @@ static uint64_t report(double took)
 
 static void usage(void)
 {
-	fprintf(stderr, "usage: fuzz [--seed S] [--calls N] [--threads T] [--seconds MAX] [--areas] "
-			"[--trace] PATH\n");
+	fprintf(stderr, "usage: fuzz [--seed S] [--calls N] [--threads T] [--seconds MAX] "
+			"[--areas] [--trace] PATH\n");
 	exit(2);
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Random ioctls. A call is a number, a struct half valid, and a
- * place for it: mostly good memory, sometimes none. How much is drawn does not depend on any answer;
- * of the answers only what was mapped is remembered, so one thread alone always makes the same calls.
+ * Random ioctls. A call is a number, a struct half valid, and a place for it: mostly good memory,
+ * sometimes none. How much is drawn does not depend on any answer; of the answers only what was
+ * mapped is remembered, so one thread alone always makes the same calls.
  */
 #ifndef FUZZ_CALLS_H
 #define FUZZ_CALLS_H
@@ -23,7 +23,7 @@ struct player {
 	struct arena arena;
 	struct arena arrays;
 	int files[FILES];
-	/* Only the commands that need no device, whose answers are the same wherever they are right. */
+	/* Only the commands that need no device: what is right does not depend on where. */
 	bool areas_only;
 	/* Areas once mapped, which may be gone or another file's. */
 	struct area {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * IOMMU_IOAS_ALLOW_IOVAS replaces the list of ranges from which an IOVA is chosen. It binds only the
- * choice: a given IOVA may lie outside, and areas that are there stay.
+ * IOMMU_IOAS_ALLOW_IOVAS replaces the list of ranges from which an IOVA is chosen. It binds only
+ * the choice: a given IOVA may lie outside, and areas that are there stay.
  */
 #include "client.h"
 
@@ -92,7 +92,7 @@ static void replaced(void)
 	chosen(PAGE, PAGE, 4 * MIB);
 	CHECK_OK(ALLOW({ 4 * MIB, 5 * MIB - 1 }), "the same again");
 	chosen(PAGE, PAGE, 4 * MIB + PAGE);
-	CHECK_ERR(EINVAL, ALLOW({ 6 * MIB, 7 * MIB }, { 7 * MIB, 8 * MIB }), "a list that is refused");
+	CHECK_ERR(EINVAL, ALLOW({ 6 * MIB, 7 * MIB }, { 7 * MIB, 8 * MIB }), "a refused list");
 	chosen(PAGE, PAGE, 4 * MIB + 2 * PAGE);
 	CHECK_OK(copy_flags(fd, RW, ioas, &iova, ioas, MIB, PAGE), "COPY chooses from it too");
 	CHECK_EQ(iova, 4 * MIB + 3 * PAGE, "its IOVA");
@@ -135,7 +135,8 @@ static void bad_ranges(void)
 	many = malloc(1000 * sizeof(*many));
 	NEED(many);
 	for (i = 0; i < 1000; i++)
-		many[i] = (struct iommu_iova_range){ (1000 - i) * MIB, (1000 - i) * MIB + PAGE - 1 };
+		many[i] = (struct iommu_iova_range){ (1000 - i) * MIB,
+						     (1000 - i) * MIB + PAGE - 1 };
 	CHECK_OK(allow_iovas(fd, ioas, many, 1000), "a thousand ranges");
 	chosen(PAGE, PAGE, MIB);
 	chosen(PAGE, PAGE, 2 * MIB);

@@ -36,7 +36,7 @@ static void spanning(void)
 	CHECK_OK(unmap_at(fd, dst, 0, 2 * PAGE), "they are three areas");
 	CHECK_OK(unmap_at(fd, dst, 2 * PAGE, 2 * PAGE), "each of its length");
 	CHECK_OK(unmap_at(fd, dst, 4 * PAGE, 2 * PAGE), "at its place");
-	CHECK_OK(copy_at(fd, dst, 0, src, MIB + PAGE, 4 * PAGE), "from inside one to inside another");
+	CHECK_OK(copy_at(fd, dst, 0, src, MIB + PAGE, 4 * PAGE), "from within one into another");
 	CHECK_OK(unmap_at(fd, dst, 0, PAGE), "the end of the first");
 	CHECK_OK(unmap_at(fd, dst, PAGE, 2 * PAGE), "all of the second");
 	CHECK_OK(unmap_at(fd, dst, 3 * PAGE, PAGE), "the start of the third");
@@ -119,7 +119,7 @@ static void permission(void)
 	/* Two areas, the second refused: the first goes too. */
 	NEED(map_at(fd, src, MIB, PAGE, MIB - PAGE) == 0);
 	iova = 0;
-	CHECK_ERR(EPERM, copy_flags(fd, FIXED | W, dst, &iova, src, MIB - PAGE, 2 * PAGE), "W of W, R");
+	CHECK_ERR(EPERM, copy_flags(fd, FIXED | W, dst, &iova, src, MIB - PAGE, 2 * PAGE), "W, R");
 	CHECK_EQ(unmap_all(fd, dst), 0, "nothing of it stayed");
 	unmap_all(fd, src);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * IOMMU_IOAS_MAP_FILE: the descriptor is the caller's, and only remembered: without a device no page
- * is looked for, so any open file can be mapped, also beyond its end or against its mode.
+ * IOMMU_IOAS_MAP_FILE: the descriptor is the caller's, and only remembered: without a device no
+ * page is looked for, so any open file can be mapped, also beyond its end or against its mode.
  */
 #include "client.h"
 
@@ -161,6 +161,22 @@ static void other_process(int memfd)
 	CHECK_EQ(unmap_all(fd, ioas), 2 * PAGE, "the child's area stayed");
 }
 
+/* More files than a process may have open: the areas keep them, not the descriptors. */
+static void many(void)
+{
+	unsigned int i, wrong = 0;
+	int memfd;
+
+	for (i = 0; i < 3000; i++) {
+		memfd = memfd_create("many", 0);
+		NEED(memfd >= 0);
+		wrong += map_file_at(fd, ioas, memfd, 0, PAGE, i * PAGE) != 0;
+		NEED(close(memfd) == 0);
+	}
+	CHECK_EQ(wrong, 0, "three thousand memfds, each closed once it is mapped");
+	CHECK_EQ(unmap_all(fd, ioas), 3000 * PAGE, "bytes mapped");
+}
+
 int main(void)
 {
 	int memfd = memfd_create("main", 0);
@@ -173,6 +189,7 @@ int main(void)
 	offsets(memfd);
 	order(memfd);
 	other_process(memfd);
+	many();
 	CHECK_OK(close(fd), "close");
 	return checks_end();
 }

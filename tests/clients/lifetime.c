@@ -73,6 +73,27 @@ static void forked(void)
 	CHECK_OK(close(fd), "close");
 }
 
+/* What processes mapped that are gone: more of them than a process may have files open. */
+static void many_processes(void)
+{
+	int fd = open_iommu(), status;
+	uint32_t ioas = new_ioas(fd);
+	unsigned int i, wrong = 0;
+	pid_t pid;
+
+	for (i = 0; i < 1200; i++) {
+		pid = fork();
+		NEED(pid >= 0);
+		if (pid == 0)
+			_exit(map_at(fd, ioas, (uintptr_t)&pid, PAGE, i * PAGE) != 0);
+		NEED(waitpid(pid, &status, 0) == pid);
+		wrong += status != 0;
+	}
+	CHECK_EQ(wrong, 0, "1200 children map a page each and end");
+	CHECK_EQ(unmap_all(fd, ioas), 1200 * PAGE, "bytes mapped");
+	CHECK_OK(close(fd), "close");
+}
+
 static void executed(void)
 {
 	int fd = open_iommu();
@@ -225,6 +246,7 @@ int main(int argc, char **argv)
 	checks_begin();
 	descriptors();
 	forked();
+	many_processes();
 	executed();
 	passed();
 	shared_fd = open_iommu();

@@ -206,7 +206,7 @@ static void order(void)
 	p = (void *)(new_pages(2) + PAGE - offsetof(struct iommu_option, val64));
 	*p = cmd;
 	p->val64 = 99;
-	NEED(mprotect((char *)p + offsetof(struct iommu_option, val64) - PAGE, PAGE, PROT_READ) == 0);
+	NEED(mprotect((char *)&p->val64 - PAGE, PAGE, PROT_READ) == 0);
 	CHECK_OK(call(fd, IOMMU_OPTION, p), "only val64 needs to be writable");
 	CHECK_EQ(p->val64, 0, "its value");
 	CHECK_OK(call(fd, IOMMU_OPTION, &longer), "a longer struct, zero");

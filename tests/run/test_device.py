@@ -78,6 +78,13 @@ def test_nobody_else_sees_a_change() -> None:
         process.communicate(b"\n", timeout=PATIENCE)
 
 
+@pytest.mark.usefixtures("root")
+def test_where_mounts_are_shared_nobody_else_sees_one() -> None:
+    script = f"mount --make-rshared / && {' '.join(RUN)} grep -c ' /dev/iommu ' /proc/$$/mountinfo"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
 def test_two_programs_have_a_device_each(probe: str) -> None:
     with subprocess.Popen([*RUN, probe, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout is not None

@@ -22,10 +22,15 @@ class Running:
         marker = str(uuid.uuid4())
         command = [*(prefix or []), IOMMUD, "run", "--", probe, "wait"]
         environment = {"PATH": os.environ["PATH"], "IOMMUD_TEST": marker}
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-        assert self.line() == "ioas 1"
-        assert self.line().startswith("refused")
-        (self.daemon,) = processes_with(marker) - {self.process.pid}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
+        )
+        try:
+            assert [self.line(), self.line()] == ["ioas 1", f"refused {errno.ENOENT}"]
+            (self.daemon,) = processes_with(marker) - {self.process.pid}
+        except BaseException:
+            self.stop()
+            raise
 
     def line(self) -> str:
         assert self.process.stdout is not None
@@ -37,6 +42,10 @@ class Running:
         self.process.stdin.write(b"\n")
         self.process.stdin.flush()
         return self.line()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=PATIENCE)
 
     def assert_nothing_left(self) -> None:
         wait_for_end(self.daemon)
@@ -52,8 +61,7 @@ def running(request: pytest.FixtureRequest, probe: str) -> Iterator[Running]:
     try:
         yield it
     finally:
-        it.process.kill()
-        it.process.communicate(timeout=PATIENCE)
+        it.stop()
         it.assert_nothing_left()
     assert sorted(os.listdir("/dev")) == before
 
@@ -87,19 +95,20 @@ def test_the_daemon_keeps_nothing_of_the_program(running: Running) -> None:
     assert held["2"] == os.readlink("/proc/self/fd/2"), "it says --why there"
     mine = {os.readlink(f"/proc/{running.process.pid}/fd/{n}") for n in (0, 1)}
     assert not mine & set(held.values())
+    assert os.getsid(running.daemon) != os.getsid(running.process.pid), "no signal of the terminal reaches it"
     assert (daemon / "cwd").readlink() == Path("/")
     assert os.readlink(daemon / "ns" / "mnt") != os.readlink(f"/proc/{running.process.pid}/ns/mnt")
 
 
 def test_what_a_program_leaves_running_keeps_the_device(probe: str) -> None:
     # The shell ends at once; what it started has its stdin and stdout (a pipe each) and goes on.
-    script = f"{probe} wait <&3 2>/dev/null & echo $!"
+    script = f"exec 3<&0; {probe} wait <&3 2>/dev/null & echo $!"
     reader, writer = os.pipe()
     marker = str(uuid.uuid4())
     environment = {"PATH": os.environ["PATH"], "IOMMUD_TEST": marker}
-    command = [IOMMUD, "run", "--", "sh", "-c", f"exec 3<&{reader}; {script}"]
+    command = [IOMMUD, "run", "--", "sh", "-c", script]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[reader], env=environment
+        command, stdin=reader, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, bufsize=0
     )
     os.close(reader)
     assert process.stdout is not None

@@ -56,8 +56,8 @@ class Server:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Iterator[str]:
-    it = str(tmp_path / "iommu")
+def path(open_directory: Path) -> Iterator[str]:
+    it = str(open_directory / "iommu")
     yield it
     while mounts_at(it):
         libc.umount(it, libc.MNT_DETACH)
@@ -109,18 +109,14 @@ def test_mode_and_group(start: Start, path: str) -> None:
     assert (status.st_uid, status.st_gid) == (0, 65534)
 
 
-def test_default_mode_keeps_others_out(start: Start, path: str, probe: str, tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+def test_default_mode_keeps_others_out(start: Start, path: str, probe: str) -> None:
     start("--fuse", path).wait_ready()
     done = subprocess.run([*AS_NOBODY, probe, "once", path], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert "Permission denied" in done.stderr
 
 
-def test_mode_0666_lets_everybody_in(start: Start, path: str, probe: str, tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+def test_mode_0666_lets_everybody_in(start: Start, path: str, probe: str) -> None:
     start("--fuse", path, "--mode", "666").wait_ready()
     assert subprocess.check_output([*AS_NOBODY, probe, "once", path]) == b"ioas 1\nrefused 2\n"
 
@@ -231,11 +227,9 @@ def test_refuses_an_unknown_group(path: str) -> None:
     assert "there is no group nosuchgroup" in refusal(IOMMUD, "serve", "--fuse", path, "--group", "nosuchgroup")
 
 
-def test_refuses_a_user_without_privilege(path: str, tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+def test_refuses_a_user_without_privilege(path: str, open_directory: Path) -> None:
     assert "needs root" in refusal(*AS_NOBODY, IOMMUD, "serve", "--fuse", path)
-    tmp_path.chmod(0o777)
+    open_directory.chmod(0o777)
     assert "FUSE may not be mounted" in refusal(*AS_NOBODY, IOMMUD, "serve", "--fuse", path)
     assert not os.path.lexists(path), "what it made it has removed"
 

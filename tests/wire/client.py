@@ -7,9 +7,10 @@ names of mappings.py, and `thread(text)` evaluates an expression in another thre
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
-import mappings
+import mappings  # type: ignore[import-not-found]  # beside this script; tests.wire.mappings to others
 
 NAMES: dict[str, Any] = {name: getattr(mappings, name) for name in dir(mappings) if not name.startswith("__")}
 _leave = threading.Event()
@@ -30,6 +31,16 @@ def thread(text: str) -> tuple[int, Any]:
     return answer[0], answer[1]
 
 
+def again_and_again(action: Callable[[], Any]) -> None:
+    """In another thread, until `leave()`."""
+
+    def work() -> None:
+        while not _leave.is_set():
+            action()
+
+    threading.Thread(target=work).start()
+
+
 def leave() -> None:
     """End the other threads, and wait until they are gone from the process."""
     _leave.set()
@@ -48,7 +59,7 @@ def execute() -> None:
 
 def main() -> None:
     """Until the input ends."""
-    NAMES.update(os=os, thread=thread, leave=leave, execute=execute)
+    NAMES.update(os=os, thread=thread, again_and_again=again_and_again, leave=leave, execute=execute)
     print("= 'ready'", flush=True)
     for line in sys.stdin:
         try:

@@ -1,0 +1,388 @@
+"""What the engine asks of the outside, in memory: whose memory is mapped, a device's driver, an access's driver. Each of their calls
+that may fail goes through one `Faults`, which can make the n-th one fail.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Hashable
+from errno import EFAULT, EINVAL, ENOENT, ENOMEM
+from typing import TypeVar
+
+from iommud.engine.access import create
+from iommud.engine.context import Context
+from iommud.engine.device import Device, Region, at_once
+from iommud.engine.domain import Domain
+from iommud.engine.hwpt import HwptPaging, alloc_detached
+from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
+from iommud.engine.ioas import Ioas
+from iommud.engine.objects import Object, ObjectTable
+from iommud.engine.pages import PAGE_SIZE, AccountMode, Slice, file_slice, user_slice
+from iommud.engine.span import U64_MAX
+from iommud.errors import IoctlError
+
+P = PAGE_SIZE
+RW = PROT_READ | PROT_WRITE
+MOCK_PAGE_SIZES = ((1 << 51) - 1) & ~2047  # 2 KiB and its multiples
+T = TypeVar("T")
+
+
+class Faults:
+    """Counts the calls that may fail; the `at`-th (from 1) fails, once. None: none does."""
+
+    def __init__(self) -> None:
+        self.at: int | None = None
+        self.calls = 0
+        self.failed = ""
+
+    def arm(self, at: int | None) -> None:
+        self.at, self.calls, self.failed = at, 0, ""
+
+    def may_fail(self, what: str, errno: int) -> None:
+        self.calls += 1
+        if self.calls == self.at:
+            self.failed = what
+            raise IoctlError(errno, f"injected: {what}")
+
+
+class FakePin:
+    """The pages that were there when it was made; they stay, whatever is remapped."""
+
+    def __init__(self, origin: "FakeOrigin", first: int, pages: list[bytearray]) -> None:
+        self.origin = origin
+        self.first = first
+        self.pages = pages
+        self.closed = False
+
+    def _spans(self, offset: int, length: int) -> list[tuple[int, int, int, int]]:
+        """(page, offset in it, offset in the buffer, bytes)."""
+        assert not self.closed
+        if self.origin.lost:
+            raise IoctlError(EFAULT, "lost")
+        assert 0 <= offset <= offset + length <= len(self.pages) * P
+        spans = []
+        done = 0
+        while done < length:
+            page, at = divmod(offset + done, P)
+            count = min(P - at, length - done)
+            spans.append((page, at, done, count))
+            done += count
+        return spans
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        for page, at, done, count in self._spans(offset, len(buffer)):
+            buffer[done : done + count] = self.pages[page][at : at + count]
+
+    def write_from(self, offset: int, data: memoryview) -> None:
+        for page, at, done, count in self._spans(offset, len(data)):
+            self.pages[page][at : at + count] = data[done : done + count]
+
+    def identity(self, offset: int) -> Hashable:
+        assert not self.closed
+        assert offset % P == 0
+        if self.origin.lost:
+            raise IoctlError(EFAULT, "lost")
+        return id(self.pages[offset // P])
+
+    def close(self) -> None:
+        assert not self.closed, "a pin is closed once"
+        self.closed = True
+        self.origin.pins.remove(self)
+
+
+class FakeOrigin:
+    """A process's memory, or a file: pages that come into being when they are asked for.
+
+    `absent`: pages (address / P) that are not mapped. `lost`: what was pinned is lost, and nothing more can be pinned. `limit`: bytes.
+    """
+
+    def __init__(self, faults: Faults | None = None, *, uid: int = 1000, mm: Hashable = "mm", is_file: bool = False) -> None:
+        self.faults = faults or Faults()
+        self.uid = uid
+        self.mm = mm
+        self.is_file = is_file
+        self.memory: dict[int, bytearray] = {}
+        self.replaced: list[bytearray] = []  # kept, so that no later page gets the same id()
+        self.absent: set[int] = set()
+        self.lost = False
+        self.limit: int | None = None
+        self.locked = 0
+        self.held = 0
+        self.pins: list[FakePin] = []
+        self.asked: list[tuple[int, int, bool]] = []  # (first page, pages, writable) of each pin made
+
+    def __str__(self) -> str:
+        return f"origin {self.mm}"
+
+    def hold(self) -> None:
+        self.held += 1
+
+    def drop(self) -> None:
+        self.held -= 1
+        assert self.held >= 0
+
+    def page(self, number: int) -> bytearray:
+        if number in self.absent or self.lost:
+            raise IoctlError(EFAULT, f"page {number:#x} is not mapped")
+        return self.memory.setdefault(number, bytearray(P))
+
+    def pin(self, start: int, length: int, writable: bool) -> FakePin:
+        assert start % P == 0
+        assert length % P == 0
+        assert length > 0
+        self.faults.may_fail(f"pin {start:#x}+{length:#x}", EFAULT)
+        pin = FakePin(self, start // P, [self.page(start // P + n) for n in range(length // P)])
+        self.pins.append(pin)
+        self.asked.append((start // P, length // P, writable))
+        return pin
+
+    def alive(self) -> bool:
+        return not self.lost
+
+    def read_now(self, address: int, buffer: memoryview) -> None:
+        for n in range(len(buffer)):
+            buffer[n] = self.page((address + n) // P)[(address + n) % P]
+
+    def write_now(self, address: int, data: memoryview) -> None:
+        for n in range(len(data)):
+            self.page((address + n) // P)[(address + n) % P] = data[n]
+
+    def memlock_limit(self) -> int | None:
+        self.faults.may_fail("memlock", ENOMEM)
+        return self.limit
+
+    def locked_pages(self) -> int:
+        return self.locked
+
+    # --- what its process does ---
+
+    def remap(self, number: int) -> None:
+        """Another page at the same place."""
+        self.replaced.append(self.page(number))
+        self.memory[number] = bytearray(P)
+
+    def fill(self, address: int, data: bytes) -> None:
+        self.write_now(address, memoryview(data))
+
+    def get(self, address: int, length: int) -> bytes:
+        buffer = bytearray(length)
+        self.read_now(address, memoryview(buffer))
+        return bytes(buffer)
+
+    def identity(self, number: int) -> Hashable:
+        return id(self.page(number))
+
+    def open_pins(self) -> Counter[int]:
+        """Page -> open pins that hold it."""
+        return Counter(pin.first + n for pin in self.pins for n in range(len(pin.pages)))
+
+
+class FakeDriver:
+    """A device. `make`: its page tables suit devices of the same make only."""
+
+    cache_coherent = True
+
+    def __init__(
+        self,
+        faults: Faults | None = None,
+        *,
+        group: Hashable = None,
+        name: str = "fake",
+        make: str = "fake",
+        page_sizes: int = P,
+        aperture: tuple[int, int] = (0, U64_MAX),
+        regions: list[Region] | None = None,
+    ) -> None:
+        self.faults = faults or Faults()
+        self.group: Hashable = group if group is not None else self
+        self.name = name
+        self.make = make
+        self.page_sizes = page_sizes
+        self.aperture = aperture
+        self.regions = regions or []
+        self.current: Domain | None = None
+        self.refuses: Callable[[Domain], int] = lambda _: 0  # the errno
+        self.log: list[str] = []
+
+    def domain(self) -> Domain:
+        self.faults.may_fail(f"{self.name}.domain", ENOMEM)
+        return Domain(self, self.page_sizes, *self.aperture)
+
+    def attach(self, domain: Domain) -> None:
+        self.faults.may_fail(f"{self.name}.attach", ENOMEM)
+        assert isinstance(domain.driver, FakeDriver)
+        if domain.driver.make != self.make:
+            raise IoctlError(EINVAL, f"a page table of make {domain.driver.make}")
+        if errno := self.refuses(domain):
+            raise IoctlError(errno, "the driver does not want it")
+        self.current = domain
+        self.log.append("attach")
+
+    def detach(self) -> None:
+        assert self.current is not None
+        self.current = None
+        self.log.append("detach")
+
+    def reserved_regions(self) -> list[Region]:
+        self.faults.may_fail(f"{self.name}.reserved_regions", EINVAL)
+        return self.regions
+
+
+class FakeUser:
+    """The driver of an access: remembers what it pinned, and unpins it when it is asked, unless it is `stubborn`."""
+
+    def __init__(self, context: Context, *, pins: bool = True, name: str = "user") -> None:
+        self.name = name
+        self.pins = pins
+        self.stubborn = False
+        self.during: Callable[[], None] = lambda: None  # called first thing in `unmap`
+        self.asked: list[tuple[int, int]] = []
+        self.items: list[tuple[int, int]] = []
+        self.access = create(context, self)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def pin(self, iova: int, length: int, *, write: bool = False) -> list[Hashable]:
+        """The identities of the pages."""
+        pinned = self.access.pin_pages(iova, length, write=write)
+        self.items.append((iova, length))
+        return [pages.identity(index) for pages, index in pinned]
+
+    def unpin(self, iova: int, length: int) -> None:
+        self.items.remove((iova, length))
+        self.access.unpin_pages(iova, length)
+
+    def unpin_all(self, start: int = 0, last: int = U64_MAX) -> None:
+        for iova, length in [i for i in self.items if i[0] <= last and start <= i[0] + i[1] - 1]:
+            self.unpin(iova, length)
+
+    async def unmap(self, iova: int, length: int) -> None:
+        self.asked.append((iova, length))
+        self.during()
+        if not self.stubborn:
+            self.unpin_all(iova, min(iova + length - 1, U64_MAX))
+
+    def read(self, iova: int, length: int, near: Hashable = None) -> bytes:
+        buffer = bytearray(length)
+        self.access.read_into(iova, memoryview(buffer), near)
+        return bytes(buffer)
+
+    def write(self, iova: int, data: bytes, near: Hashable = None) -> None:
+        self.access.write_from(iova, memoryview(data), near)
+
+    def release(self) -> None:
+        self.unpin_all()
+        self.access.release()
+
+
+class FaultyTable(ObjectTable):
+    """IDs may run out."""
+
+    def __init__(self, faults: Faults) -> None:
+        super().__init__()
+        self.faults = faults
+
+    def reserve(self, obj: Object) -> None:
+        self.faults.may_fail(f"an ID for {obj.kind}", ENOMEM)
+        super().reserve(obj)
+
+
+# --- the engine's operations in few words ---
+
+
+def errno_of(call: Callable[[], object]) -> int:
+    """The errno with which `call` is refused; 0: it is not. A refusal always says why."""
+    try:
+        call()
+    except IoctlError as error:
+        refusal = error
+    else:
+        return 0
+    assert refusal.why
+    return refusal.errno
+
+
+def new_ioas(context: Context) -> Ioas:
+    ioas = Ioas(context.host)
+    context.objects.reserve(ioas)
+    context.objects.publish(ioas)
+    return ioas
+
+
+def new_hwpt(device: Device, ioas: Ioas) -> HwptPaging:
+    """As a client makes one by hand: it is there until it is destroyed by its ID."""
+    hwpt = at_once(alloc_detached(device.context, ioas, device))
+    hwpt.auto = False
+    device.context.objects.publish(hwpt)
+    return hwpt
+
+
+def slice_of(
+    origin: FakeOrigin, address: int, length: int, *, prot: int = RW, account_mode: AccountMode = AccountMode.NONE
+) -> Slice:
+    make = file_slice if origin.is_file else user_slice
+    return make(origin, address, length, writable=bool(prot & PROT_WRITE), account_mode=account_mode)
+
+
+def place(ioas: Ioas, parts: list[Slice], iova: int | None, prot: int = RW) -> int:
+    """Map slices; on failure they are put, as every caller does."""
+    try:
+        return ioas.iopt.map(parts, sum(part.length for part in parts), iova, prot)
+    except IoctlError:
+        for part in parts:
+            part.pages.put()
+        raise
+
+
+def map_(
+    ioas: Ioas,
+    origin: FakeOrigin,
+    address: int,
+    length: int,
+    iova: int | None,
+    *,
+    prot: int = RW,
+    account_mode: AccountMode = AccountMode.NONE,
+) -> int:
+    return place(ioas, [slice_of(origin, address, length, prot=prot, account_mode=account_mode)], iova, prot)
+
+
+def copy(source: Ioas, iova: int, length: int, target: Ioas, at: int | None, prot: int = RW) -> int:
+    return place(target, source.iopt.slices(iova, length), at, prot)
+
+
+def unmap(ioas: Ioas, iova: int, length: int) -> int:
+    """Bytes. Nothing there is pinned by an access."""
+    last, position, gone = iova + length - 1, iova, 0
+    while True:
+        count, following = ioas.iopt.unmap(position, last, 1000)
+        gone += count
+        if following is None:
+            return gone
+        assert ioas.iopt.pinned_at(following) is None
+        position = following
+
+
+def attach(device: Device, target: Object | int) -> int:
+    return at_once(device.attach(target if isinstance(target, int) else target.id))
+
+
+def replace(device: Device, target: Object | int) -> int:
+    return at_once(device.replace(target if isinstance(target, int) else target.id))
+
+
+def with_pauses(steps: Generator[None, None, T], between: Callable[[], None]) -> T:
+    """Run an operation, and something else at each of its pauses."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        between()
+
+
+def hwpt_of(context: Context, number: int) -> HwptPaging:
+    return context.objects.get(number, HwptPaging)
+
+
+def gone(context: Context, obj: Object) -> bool:
+    return errno_of(lambda: context.objects.get(obj.id, type(obj))) == ENOENT
