@@ -169,7 +169,7 @@ class Caller:
         if not _cap_data[capability // 32].effective >> capability % 32 & 1:
             return False
         try:
-            return os.stat(f"/proc/{self.tid}/ns/user").st_ino == _our_user_namespace()
+            return os.readlink(f"/proc/{self.tid}/ns/user") == _our_user_namespace()
         except OSError:
             return False
 
@@ -247,11 +247,11 @@ def _touch(memory: ProcessMemory, pages: range) -> None:
             return
 
 
-_user_namespace = 0
+_user_namespace = ""
 
 
-def _our_user_namespace() -> int:
+def _our_user_namespace() -> str:
     global _user_namespace
     if not _user_namespace:
-        _user_namespace = os.stat("/proc/self/ns/user").st_ino
+        _user_namespace = os.readlink("/proc/self/ns/user")
     return _user_namespace

@@ -69,7 +69,7 @@ def _serve(fd: int, settings: "Settings", mode: int, gid: int, where: str, cuse_
 
     from cuse_glue.session import Attributes, Session
 
-    from .ops.files import IommuDevice, Options
+    from .ops.files import IommuDevice, Options, calm_collector
 
     device = IommuDevice(Options(mock=settings.mock, why=stderr.write_line if settings.why else None))
     session = Session(fd, device, Attributes(mode=mode, uid=os.geteuid(), gid=gid), cuse_name=cuse_name)
@@ -100,6 +100,7 @@ def _serve(fd: int, settings: "Settings", mode: int, gid: int, where: str, cuse_
             nursery.cancel_scope.cancel()
         device.shutdown()
 
+    calm_collector()
     trio.run(main)
     if not is_ready and not asked_to_stop:
         raise Unusable(f"{where} was refused by the kernel: is there a device of that name already?")
