@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import cffi
 import trio
 
-from .inline import leave
+from .inline import interruptible, leave
 
 _ffi: Final = cffi.FFI()
 _ffi.cdef(
@@ -198,7 +198,8 @@ class Caller:
         await leave()
         memory = ProcessMemory(self.tid)
         pages = range(address // _PAGE * _PAGE, address + length, _PAGE)
-        await trio.to_thread.run_sync(_touch, memory, pages, abandon_on_cancel=True)
+        with interruptible():
+            await trio.to_thread.run_sync(_touch, memory, pages, abandon_on_cancel=True)
 
     def descriptor(self, number: int) -> int:
         """A descriptor of ours for the same open file as the caller's descriptor `number`; close it.

@@ -37,6 +37,7 @@ __all__ = ["CACHED", "ClientFile", "FileCache", "Mm", "MmCache"]
 
 CACHED: Final = 256  # threads whose address space is kept although nobody needs it
 LARGE: Final = 256 * 1024  # bytes from which process_vm_* is worth its checks
+FEW_PAGES: Final = 16  # up to which the entries are read at once
 PAGE_SIZE: Final = resource.getpagesize()
 
 # A thread that has ended, or (PermissionError) runs a program that we may not look into.
@@ -165,6 +166,8 @@ class Mm:
 
     def absent(self, address: int, pages: int) -> bytes:
         """For each of `pages` pages from `address`: 1 if nothing is there (not in memory, nor swapped out), else 0. Empty: it is gone."""
+        if pages > FEW_PAGES and raw_memory.any_absent(self._pagemap, address, address + pages * PAGE_SIZE) is False:
+            return bytes(pages)
         entries = os.pread(self._pagemap, pages * 8, address // PAGE_SIZE * 8)
         return entries[7::8].translate(_ABSENT)
 

@@ -2,7 +2,7 @@
 
 The session reads until the kernel has nothing more (EAGAIN) before it waits, because a wake-up costs more than a request.
 A request is handled where it is read (`inline.py`); only a handler that waits gets a task of its own, with a cancel scope that
-an INTERRUPT or the end of the session cancels. Whatever a handler does, `_settle` turns it into one reply: a result, -errno, or
+an INTERRUPT or the end of the session cancels, if it waits for something that depends on the client (`inline.interruptible`). Whatever a handler does, `_settle` turns it into one reply: a result, -errno, or
 EIO with a traceback in the log for a bug of ours.
 
 The kernel's side of a device file is here as protocols (`Opener`, `OpenFile`); what the file *means* is up to them.
@@ -26,6 +26,8 @@ log: Final = logging.getLogger("cuse_glue.session")
 
 MAX_WRITE: Final = 128 * 1024  # bytes in one READ or WRITE; the kernel wants a read buffer 4096 larger
 ROOT_INODE: Final = 1
+# ERESTARTNOINTR: the client's kernel handles the signal and makes the ioctl again; the client never sees that it was interrupted.
+RESTART: Final = -513
 DRAIN_LIMIT: Final = 64  # requests handled in a row while other tasks are waiting for their turn
 
 ReplyTaker = Callable[[], Callable[[Any], None] | None]
@@ -200,8 +202,10 @@ class Session:
         error = -errno.EINTR
         reply_taker.set(lambda: self._take(unique, form))
         try:
-            with scope:
+            with scope, inline.guarded():
                 message = form(unique, await inline.finish(coro))
+            if scope.cancelled_caught and form is wire.ioctl_reply:
+                message = wire.ioctl_reply(unique, RESTART)
         except Exception as failure:
             error = self._errno(failure)
         finally:

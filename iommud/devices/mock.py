@@ -8,7 +8,7 @@ Written on the engine's device and access API only, as any device is. How its op
 Ref: v7.3 selftest.c
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from errno import EBADE, EINVAL, EIO, ENOENT
 from typing import Final
 
@@ -160,7 +160,7 @@ class MockAccess:
             self.access = None
 
 
-def check_pages(pinned: list[tuple[Pages, int]], wanted: list[Hashable]) -> None:
+def check_pages(pinned: list[tuple[Pages, int]], wanted: Iterable[Hashable]) -> None:
     """EBADE: a pinned page is not the page that the client sees at its own address."""
     for at, ((pages, index), identity) in enumerate(zip(pinned, wanted, strict=True)):
         if pages.identity(index) != identity:

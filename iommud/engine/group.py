@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import IoctlError
 
 if TYPE_CHECKING:
-    from .device import Device
+    from .device import Device, Region
     from .hwpt import HwptPaging
     from .ioas import Ioas
 
@@ -37,13 +37,16 @@ class Group:
             raise IoctlError(EBUSY, f"{device} is attached already")
         if self.hwpt is not None and self.hwpt is not hwpt:
             raise IoctlError(EINVAL, f"{self} has {self.hwpt}, its devices cannot have {hwpt}")
-        self._reserve(device, hwpt.ioas)
+        regions = self._reserve(device, hwpt.ioas)
         try:
             device.driver.attach(hwpt.domain)
         except BaseException:
             hwpt.ioas.iopt.unreserve(device)
             raise
         self.hwpt = hwpt
+        for region in regions:
+            if region.sw_msi:
+                self.sw_msi_start = region.start
         hwpt.users.append(device)
         self.attached.append(device)
 
@@ -58,7 +61,7 @@ class Group:
         self.attached.remove(device)
         device.driver.detach()
         if not self.attached:
-            self.hwpt = None
+            self.hwpt = self.sw_msi_start = None
         hwpt.ioas.iopt.unreserve(device)
         hwpt.users.remove(device)
         return hwpt
@@ -101,7 +104,7 @@ class Group:
             old.users.remove(member)
         return old
 
-    def _reserve(self, device: "Device", ioas: "Ioas") -> None:
+    def _reserve(self, device: "Device", ioas: "Ioas") -> "list[Region]":
         # Ref: v7.3 io_pagetable.c iopt_table_enforce_dev_resv_regions
         try:
             regions = device.driver.reserved_regions()
@@ -110,9 +113,7 @@ class Group:
         except BaseException:
             ioas.iopt.unreserve(device)
             raise
-        for region in regions:
-            if region.sw_msi:
-                self.sw_msi_start = region.start
+        return regions
 
     def _unreserve_all(self, ioas: "Ioas") -> None:
         for member in self.attached:

@@ -128,7 +128,7 @@ class FakeOrigin:
         assert start % P == 0
         assert length % P == 0
         assert length > 0
-        self.faults.may_fail(f"pin {start:#x}+{length:#x}", EFAULT)
+        self.faults.may_fail("pin", EFAULT)
         pin = FakePin(self, start // P, [self.page(start // P + n) for n in range(length // P)])
         self.pins.append(pin)
         self.asked.append((start // P, length // P, writable))
@@ -146,7 +146,7 @@ class FakeOrigin:
             self.page((address + n) // P)[(address + n) % P] = data[n]
 
     def memlock_limit(self) -> int | None:
-        self.faults.may_fail("memlock", ENOMEM)
+        self.faults.may_fail("limit", ENOMEM)
         return self.limit
 
     def locked_pages(self) -> int:
@@ -203,11 +203,11 @@ class FakeDriver:
         self.log: list[str] = []
 
     def domain(self) -> Domain:
-        self.faults.may_fail(f"{self.name}.domain", ENOMEM)
+        self.faults.may_fail("domain", ENOMEM)
         return Domain(self, self.page_sizes, *self.aperture)
 
     def attach(self, domain: Domain) -> None:
-        self.faults.may_fail(f"{self.name}.attach", ENOMEM)
+        self.faults.may_fail("attach", ENOMEM)
         assert isinstance(domain.driver, FakeDriver)
         if domain.driver.make != self.make:
             raise IoctlError(EINVAL, f"a page table of make {domain.driver.make}")
@@ -222,7 +222,7 @@ class FakeDriver:
         self.log.append("detach")
 
     def reserved_regions(self) -> list[Region]:
-        self.faults.may_fail(f"{self.name}.reserved_regions", EINVAL)
+        self.faults.may_fail("reserved_regions", ENOMEM)
         return self.regions
 
 
@@ -282,7 +282,7 @@ class FaultyTable(ObjectTable):
         self.faults = faults
 
     def reserve(self, obj: Object) -> None:
-        self.faults.may_fail(f"an ID for {obj.kind}", ENOMEM)
+        self.faults.may_fail("ID", ENOMEM)
         super().reserve(obj)
 
 
