@@ -67,7 +67,7 @@ _guard: Final[ContextVar[trio.CancelScope]] = ContextVar("guard")
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Around a handler in its task: an interrupt (a signal to the caller, the end of the session) does not cancel it, but in `interruptible`."""
+    """Around a handler in its task: an interrupt (a signal to the caller, the end of the session) cancels it in `interruptible` only."""
     with trio.CancelScope(shield=True) as guard:
         token = _guard.set(guard)
         try:

@@ -27,7 +27,7 @@ class MPages:
     first: int  # page of the origin
     mode: AccountMode
     writable: bool
-    held: dict[int, bytearray] = field(default_factory=dict)  # index -> the page that was there when it was pinned
+    held: dict[int, bytearray] = field(default_factory=dict, repr=False)  # index -> the page that was there when it was pinned
 
 
 Part = tuple[MPages, int, int]  # pages, byte in them, bytes

@@ -23,7 +23,7 @@ from iommud.engine.span import U64_MAX
 from iommud.ops.ioas import unmap_range
 
 from .device_model import MContext, MDevice, MHwpt, MIoas, MObject, Model, MPages, MUser, Refuse
-from .fakes import MOCK_PAGE_SIZES, RW, FakeOrigin, P, attach, copy, errno_of, map_, new_hwpt, replace
+from .fakes import MOCK_PAGE_SIZES, RW, P, attach, copy, errno_of, map_, new_hwpt, replace
 from .world import World, at_rest
 
 CONTEXTS = 2
@@ -64,30 +64,32 @@ class DeviceMachine(RuleBasedStateMachine):
         world.driver(group="g", page_sizes=MOCK_PAGE_SIZES)
         world.driver(make="other", aperture=(P, 40 * P - 1))
         world.driver(page_sizes=MOCK_PAGE_SIZES, aperture=(0, (1 << 31) - 1), regions=[Region(8 * P, 9 * P - 1), Region(11 * P, 11 * P)])
+        world.driver(make="other")
         world.driver(group="g", make="other")
         self.furnish()
 
     def furnish(self) -> None:
         """Most of what can happen needs all of this."""
         for which in (0, 0, 1):
-            self.alloc(which)
+            self.create(which, MIoas, False)
         for driver in range(4):
             self.bind(0, driver, None)
         for ioas in range(2):
             self.map(0, ioas, 0, 0, 3 * P, 2 * P, RW, AccountMode.USER, None)
             self.map(0, ioas, ioas + 1, 2 * P, 2 * P, 5 * P, RW, AccountMode.MM, None)
-            self.access(0, True)
+            self.create(0, MUser, True)
             self.move(0, ioas, ioas)
+            self.attach(0, ioas, ioas, None, False)
         self.bind(1, 4, None)
         self.map(1, 0, 1, P, 4 * P, 4 * P, PROT_READ, AccountMode.USER, None)
-        self.access(1, False)
+        self.create(1, MUser, False)
 
     # --- how a step is taken ---
 
     def pick(self, which: int, kind: type, at: int) -> Any:
         """(context, its twin in the model, object, its twin), or None when there is no object of that kind."""
         context, twin = self.world.contexts[which], self.model.contexts[which]
-        found = twin.all(kind)
+        found = sorted(twin.all(kind), key=lambda obj: isinstance(obj, MDevice) and obj.hwpt is None)  # attached ones first
         if not found:
             return None
         chosen = found[at % len(found)]
@@ -120,13 +122,13 @@ class DeviceMachine(RuleBasedStateMachine):
 
     # --- objects ---
 
-    @rule(which=CONTEXT)
-    def alloc(self, which: int) -> None:
+    @rule(which=CONTEXT, kind=st.sampled_from([MIoas, MUser]), pins=st.booleans())
+    def create(self, which: int, kind: type, pins: bool) -> None:
         context, twin = self.world.contexts[which], self.model.contexts[which]
-        if len(twin.all(MIoas)) < 3:
-            ioas = self.world.ioas(context)
-            assert ioas.id == twin.next_id()
-            twin.add(MIoas(ioas.id))
+        if len(twin.all(kind)) < 3 and kind is MIoas:
+            twin.add(MIoas(self.world.ioas(context).id))
+        elif len(twin.all(kind)) < 3:
+            twin.add(MUser(self.world.user(context=context, pins=pins).access.id, pins))
 
     @rule(which=CONTEXT, at=PICK, really=SELDOM)
     def destroy(self, which: int, at: int, really: bool) -> None:
@@ -148,23 +150,30 @@ class DeviceMachine(RuleBasedStateMachine):
 
         self.act(lambda: context.objects.remove(obj.id), expect)
 
-    @rule(which=CONTEXT, really=SELDOM)
-    def close(self, which: int, really: bool) -> None:
-        """The file is closed: devices and accesses leave, then all of it goes."""
-        if not really:
-            return
-        context = self.world.contexts[which]
-        for user in [u for u in self.world.users if u.access.context is context]:
-            self.world.release(user)
-        for device in [d for d in self.world.devices if d.context is context]:
-            self.world.unbind(device)
-        context.release()
-        assert len(context.objects) == 0
-        fresh = self.world.new_context()
-        self.world.contexts.remove(fresh)
-        self.world.contexts[which] = fresh
-        self.model.contexts[which] = MContext()
+    @rule(which=CONTEXT, at=PICK, what=st.sampled_from([MDevice, MUser, MContext, None, None, None, None]))
+    def leave(self, which: int, at: int, what: type | None) -> None:
+        """A driver lets go of its device or its access; or a file is closed: all drivers leave, then the context goes."""
+        context, twin = self.world.contexts[which], self.model.contexts[which]
+        if what is MContext:
+            for number in [n for n, obj in twin.objects.items() if isinstance(obj, MDevice | MUser)]:
+                self.end(context, twin, number)
+            context.release()
+            assert len(context.objects) == 0
+            self.world.contexts[which] = self.world.new_context()
+            self.world.contexts.pop()
+            self.model.contexts[which] = MContext()
+        elif what is not None and (found := self.pick(which, what, at)):
+            self.end(context, twin, found[3].number)
         self.model.settle()
+
+    def end(self, context: Context, twin: MContext, number: int) -> None:
+        chosen = twin.objects.pop(number)
+        if isinstance(chosen, MDevice):
+            self.world.unbind(context.objects.get(number, Device))
+            self.model.detach(twin, chosen)
+        elif isinstance(chosen, MUser):
+            self.world.release(self.user_of(context.objects.get(number, Access)))
+            self.model.move(chosen, None)
 
     # --- devices ---
 
@@ -183,34 +192,24 @@ class DeviceMachine(RuleBasedStateMachine):
 
         self.act(lambda: self.world.bind(driver, context), expect, fault)
 
-    @rule(which=CONTEXT, at=PICK, really=SELDOM)
-    def unbind(self, which: int, at: int, really: bool) -> None:
-        found = self.pick(which, MDevice, at)
-        if found is not None and really:
-            _, twin, device, chosen = found
-            self.world.unbind(device)
-            self.model.detach(twin, chosen)
-            del twin.objects[chosen.number]
-            self.model.settle()
-
-    @rule(which=CONTEXT, at=PICK, to=st.sampled_from([0, 1, 3, 4, 2, 5, 0, 1, 9]), fault=FAULT, by_replace=st.booleans())
-    def attach(self, which: int, at: int, to: int, fault: int | None, by_replace: bool) -> None:
+    @rule(which=CONTEXT, at=PICK, to=st.sampled_from([0, 1, 3, 4, 2, 5, 0, 1, 9]), fault=FAULT, odd=SELDOM)
+    def attach(self, which: int, at: int, to: int, fault: int | None, odd: bool) -> None:
         found = self.pick(which, MDevice, at)
         if found is None:
             return
         _, twin, device, chosen = found
         numbers = sorted(twin.objects, key=lambda n: (not isinstance(twin.objects[n], MIoas), n))
         number = numbers[to] if to < len(numbers) else 99
-        ours, theirs = (replace, self.model.replace) if by_replace else (attach, self.model.attach)
+        ours, theirs = (replace, self.model.replace) if (chosen.hwpt is not None) != odd else (attach, self.model.attach)
         result: list[int] = []
         if self.act(lambda: result.append(ours(device, number)), lambda: theirs(twin, chosen, number), fault):
             assert chosen.hwpt is not None
             assert result == [chosen.hwpt.number]
 
-    @rule(which=CONTEXT, at=PICK)
-    def detach(self, which: int, at: int) -> None:
+    @rule(which=CONTEXT, at=PICK, really=SELDOM)
+    def detach(self, which: int, at: int, really: bool) -> None:
         found = self.pick(which, MDevice, at)
-        if found is not None:
+        if found is not None and really:
             self.act(found[2].detach, lambda: self.model.detach(found[1], found[3]))
 
     @rule(which=CONTEXT, at=PICK, table=PICK, fault=FAULT)
@@ -298,23 +297,6 @@ class DeviceMachine(RuleBasedStateMachine):
 
     # --- accesses ---
 
-    @rule(which=CONTEXT, pins=st.booleans())
-    def access(self, which: int, pins: bool) -> None:
-        twin = self.model.contexts[which]
-        if len(twin.all(MUser)) < 3:
-            user = self.world.user(context=self.world.contexts[which], pins=pins)
-            assert user.access.id == twin.next_id()
-            twin.add(MUser(user.access.id, pins))
-
-    @rule(which=CONTEXT, at=PICK, really=SELDOM)
-    def release(self, which: int, at: int, really: bool) -> None:
-        found = self.pick(which, MUser, at)
-        if found is not None and really:
-            self.world.release(self.user_of(found[2]))
-            self.model.move(found[3], None)
-            del found[1].objects[found[3].number]
-            self.model.settle()
-
     @rule(which=CONTEXT, at=PICK, table=st.one_of(st.none(), PICK))
     def move(self, which: int, at: int, table: int | None) -> None:
         found, ioas = self.pick(which, MUser, at), self.pick(which, MIoas, table or 0)
@@ -327,7 +309,7 @@ class DeviceMachine(RuleBasedStateMachine):
             change = access.attach if access.ioas is None else access.replace
             self.act(lambda: at_rest(change(ioas[2].id)), lambda: self.model.move(chosen, ioas[3]))
 
-    @rule(which=CONTEXT, at=PICK, spot=SPOT, length=st.one_of(LENGTH, st.just(0)), write=st.booleans(), fault=FAULT)
+    @rule(which=CONTEXT, at=PICK, spot=SPOT, length=LENGTH, write=st.booleans(), fault=FAULT)
     def pin(self, which: int, at: int, spot: tuple[int, int], length: int, write: bool, fault: int | None) -> None:
         found = self.pick(which, MUser, at)
         if found is not None:
@@ -346,21 +328,17 @@ class DeviceMachine(RuleBasedStateMachine):
 
     # --- what the processes do ---
 
-    @rule(origin=st.integers(0, 2), page=st.integers(0, 9))
-    def remap(self, origin: int, page: int) -> None:
-        source: FakeOrigin = self.world.origins[origin]
-        if page not in source.absent:
-            source.remap(page)
-
-    @rule(origin=st.integers(0, 2), page=st.integers(0, 9), data=st.binary(min_size=1, max_size=8))
-    def write(self, origin: int, page: int, data: bytes) -> None:
+    @rule(origin=st.integers(0, 2), page=st.integers(0, 9), what=st.sampled_from(["write", "remap", "lose", "find", "find"]))
+    def process(self, origin: int, page: int, what: str) -> None:
         source = self.world.origins[origin]
-        if page not in source.absent:
-            source.fill(page * P + len(data), data)
-
-    @rule(origin=st.integers(0, 2), page=st.sampled_from([None, None, 2, 5]))
-    def lose(self, origin: int, page: int | None) -> None:
-        self.world.origins[origin].absent = set() if page is None else {page}
+        if what == "lose":
+            source.absent = {page}
+        elif what == "find":
+            source.absent = set()
+        elif page not in source.absent and what == "remap":
+            source.remap(page)
+        elif page not in source.absent:
+            source.fill(page * P + origin, b"some data")
 
     # --- invariants ---
 

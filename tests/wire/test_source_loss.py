@@ -187,6 +187,18 @@ def test_no_false_alarm(client: Client, source: Source) -> None:
     pin.close()
 
 
+def test_a_clean_page_of_a_file_may_go(client: Client, source: Source) -> None:
+    """The kernel takes it away when it needs memory, and reads it again; here the client gives it back."""
+    client.do("fd = file(4 * PAGE)")
+    client.do(f"os.pwrite(fd, bytes(range(256)) * {LENGTH // 256}, 0)")
+    at = client.do("map_(4 * PAGE, R | W, PRIVATE, fd)")
+    pin = source.pin(at, LENGTH, False)
+    assert read(pin) == PATTERN
+    client.do(f"advise({at}, 4 * PAGE, 4)")
+    assert read(pin) == PATTERN
+    pin.close()
+
+
 def test_fork_then_write(client: Client, source: Source) -> None:
     """After a fork the device writes to the parent's page, not to the child's."""
     pin = pinned(client, source, "anonymous(R | W)")

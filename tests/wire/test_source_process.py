@@ -74,6 +74,12 @@ def test_limits(client: Client, source: Source) -> None:
     assert not source.alive()
 
 
+def test_the_limit_of_a_process_that_has_gone_before_anybody_asked(client: Client, source: Source) -> None:
+    soft, _ = client.do("__import__('resource').getrlimit(8)")  # RLIMIT_MEMLOCK
+    client.end()
+    assert source.memlock_limit() == (None if soft == resource.RLIM_INFINITY else soft)
+
+
 @pytest.mark.parametrize(("soft", "expected"), [(resource.RLIM_INFINITY, None), (4096, 4096)])
 def test_no_limit(soft: int, expected: int | None, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not every root may raise its limit: the kernel's answer is made up here."""

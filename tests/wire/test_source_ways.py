@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cuse_glue import origin, raw_memory, vma
+from cuse_glue.caller import Caller
 from cuse_glue.held_file import FileCache
 from cuse_glue.origin import Mm, MmCache
 from cuse_glue.source import Pin, Refused, Source, Sources
@@ -235,6 +237,66 @@ def test_no_mapping_is_left(failing: int, client: Client, source: Source, monkey
             source.pin(at, 3 * PAGE, True)
     assert caught.value.errno == errno.ENOMEM
     source.pin(at, 3 * PAGE, True).close()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_short_of_means_for_a_moment(
+    number: int, client: Client, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shared memory is not taken for memory that may not be opened: it would not stay."""
+
+    def map_file(mm: Mm, start: int, end: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Mm, "map_file", map_file)
+    at = client.do("map_(4 * PAGE, R | W, SHARED, memfd(4 * PAGE))")
+    with pytest.raises(Refused) as caught:
+        source.pin(at, 4 * PAGE, True)
+    assert caught.value.errno == errno.ENOMEM
+
+
+def test_closing_twice(client: Client, sources: Sources, source: Source) -> None:
+    """Or a pin that is closed by two: nothing that others hold is let go."""
+    pin = source.pin(client.do("anonymous(R | W)"), 4 * PAGE, True)
+    for _ in range(3):
+        pin.close()
+    sources.close()
+    assert source.alive()
+
+
+@pytest.fixture(scope="session")
+def shared_mm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """helpers/shared_mm.c"""
+    program = tmp_path_factory.mktemp("helpers") / "shared_mm"
+    source = Path(__file__).parent / "helpers" / "shared_mm.c"
+    flags = ["-Wall", "-Wextra", "-Werror", "-O1"]
+    subprocess.run([shutil.which("cc") or "gcc", *flags, source, "-o", program], check=True)
+    return str(program)
+
+
+def test_two_processes_with_one_address_space(shared_mm: str, sources: Sources) -> None:
+    """One executes another program: the address space lives on, but that process is not a way to it any more."""
+    place, length = 0x500000000000, 1 << 20
+    with subprocess.Popen([shared_mm], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        child = Caller(int(parent.stdout.readline()), 0, 0)
+        first = sources.address_space(child)
+        first.hold()
+        pin = first.pin(place, length, True)
+        assert read(pin, 0, length) == b"a" * length
+        print("execute", file=parent.stdin, flush=True)
+        assert parent.stdout.readline() == "second\n"
+        second = sources.address_space(child)
+        assert second.mm != first.mm
+        assert first.alive()
+        assert read(pin, 0, length) == b"a" * length
+        pin.write_from(0, memoryview(b"A" * length))
+        print("end", file=parent.stdin, flush=True)
+        assert parent.stdout.readline() == "Ab\n"
+    assert not first.alive()
+    pin.close()
+    first.drop()
 
 
 def test_who_is_who(client: Client, another: Client, sources: Sources, source: Source) -> None:
