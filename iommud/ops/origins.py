@@ -55,27 +55,29 @@ class ProcessPin:
 
 
 class ProcessOrigin:
-    """Around one source. Known to `Origins` as long as anybody holds it."""
+    """Around one source. Among the `known` as long as anybody holds it."""
 
-    __slots__ = ("_forget", "_holders", "is_file", "mm", "source", "uid")
+    __slots__ = ("_holders", "_known", "is_file", "mm", "source", "uid")
 
-    def __init__(self, source: Source, forget: Callable[[Source], object]) -> None:
+    def __init__(self, source: Source, known: "dict[Source, ProcessOrigin]") -> None:
         self.source = source
         self.is_file = source.is_file
         self.uid = source.uid
         self.mm: Hashable = source.mm
-        self._forget = forget
+        self._known = known
         self._holders = 0
 
     def hold(self) -> None:
         self._holders += 1
         if self._holders == 1:
             self.source.hold()
+            self._known[self.source] = self
 
     def drop(self) -> None:
         self._holders -= 1
         if not self._holders:
-            self._forget(self.source)
+            if self._known.get(self.source) is self:
+                del self._known[self.source]
             self.source.drop()
 
     @_refusing
@@ -139,11 +141,4 @@ class ProcessOrigins:
         raise IoctlError(ENOMEM, "iommud has no descriptors left (raise its RLIMIT_NOFILE)")
 
     def _origin(self, source: Source) -> ProcessOrigin:
-        found = self._origins.get(source)
-        if found is None:
-            found = ProcessOrigin(source, self._forget)
-            self._origins[source] = found
-        return found
-
-    def _forget(self, source: Source) -> None:
-        del self._origins[source]
+        return self._origins.get(source) or ProcessOrigin(source, self._origins)

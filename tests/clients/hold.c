@@ -38,6 +38,7 @@ int main(int argc, char **argv)
 {
 	unsigned int threads = argc > 2 ? (unsigned int)atoi(argv[2]) : 1, i;
 	pthread_t thread;
+	pid_t parent;
 
 	NEED(argc > 1);
 	fd = open(argv[1], O_RDWR);
@@ -48,8 +49,12 @@ int main(int argc, char **argv)
 
 		NEED(map_at(fd, ioas, (uintptr_t)argv, 16 * PAGE, i * MIB) == 0);
 	}
+	parent = getpid();
 	if (fork() == 0) {
 		NEED(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0);
+		/* Killed before that: nobody would ever end us. */
+		if (getppid() != parent)
+			_exit(1);
 		NEED(pthread_barrier_init(&started, NULL, 1) == 0);
 		loop(NULL);
 	}

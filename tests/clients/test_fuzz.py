@@ -96,7 +96,7 @@ def daemon(tmp_path: Path, connections: Path) -> Iterator[Daemon]:
         yield it
     finally:
         it.process.kill()
-        it.process.communicate()
+        print(it.process.communicate()[1])  # shown when the test failed
         while mounts_at(path):
             libc.umount(path, libc.MNT_DETACH)
 

@@ -324,16 +324,19 @@ static void per_process(void)
 	unmap_all(fd, ioas);
 	done();
 
-	/* Whom to count against is gone. */
-	NEED(file >= 0 && ftruncate(file, PAGE) == 0);
+	/* Whom to count against is gone: then it counts, and against nobody. */
+	NEED(file >= 0 && ftruncate(file, 2 * LIMIT * PAGE) == 0);
 	fresh();
-	IN_CHILD(NEED(map_file_at(fd, ioas, file, 0, PAGE, BASE) == 0));
-	CHECK_ERR(EINVAL, try_mock(fd, ioas), "a file that a process mapped that is gone");
+	IN_CHILD(NEED(map_file_at(fd, ioas, file, 0, LIMIT * PAGE, BASE) == 0));
+	CHECK_OK(try_mock(fd, ioas), "a file that a process mapped that is gone");
+	CHECK_EQ(room(), LIMIT, "does not count here");
+	CHECK_OK(destroy(fd, 2), "unplug");
+	IN_CHILD(NEED(map_file_at(fd, ioas, file, 0, 2 * LIMIT * PAGE, BASE + MIB) == 0));
+	CHECK_ERR(ENOMEM, try_mock(fd, ioas), "its limit stands");
 	unmap_all(fd, ioas);
 	CHECK_OK(map_file_at(fd, ioas, file, 0, PAGE, BASE), "mapped by one that is there");
 	CHECK_OK(try_mock(fd, ioas), "it can be pinned");
 	CHECK_EQ(room(), LIMIT - 1, "and counts");
-	CHECK_EQ(new_ioas(fd), 5, "no ID was taken before");
 	done();
 	NEED(close(file) == 0 && munmap(locked, 3 * PAGE) == 0);
 }
