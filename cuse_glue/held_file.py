@@ -58,7 +58,6 @@ class HeldFile:
     """An open file, as a descriptor of ours. Closed by the last `drop`."""
 
     __slots__ = ("_cache", "_holders", "_key", "fd", "sources", "windows")
-    is_file: Final = True
 
     def __init__(self, fd: int, key: tuple[int, int, int], cache: "FileCache") -> None:
         self.fd = fd

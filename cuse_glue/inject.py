@@ -15,6 +15,7 @@ must delay nobody else by it. The handler may be cancelled at any time; the work
 """
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -28,6 +29,11 @@ from . import ptrace
 from .caller import Caller
 from .inline import interruptible, leave
 from .session import OpenFile, reply_taker
+from .source import Refused
+
+__all__ = ["Injector", "Refused"]
+
+log: Final = logging.getLogger("cuse_glue.inject")
 
 PATH: Final = "/proc/thread-self/fd/{}"
 AT_FDCWD: Final = -100
@@ -35,15 +41,6 @@ LOOK: Final = 0.1  # seconds between looks whether a client is being killed that
 CLOSING: Final = 2.0  # seconds in which clients that are being served when the device goes are let go of with care
 
 _STATUS: Final = re.compile(rb"^(TracerPid|Seccomp|Seccomp_filters):\t(\d+)$", re.MULTILINE)
-
-
-class Refused(Exception):
-    """No descriptor could be given: what the ioctl returns, and why."""
-
-    def __init__(self, errno: int, why: str) -> None:
-        super().__init__(errno, why)
-        self.errno = errno
-        self.why = why
 
 
 class Injector:
@@ -102,9 +99,10 @@ class Injector:
         except trio.Cancelled:
             # The session is closing, or had an INTERRUPT just before we took the reply. The kernel's ioctl would not be interrupted here.
             with trio.move_on_after(CLOSING, shield=True):
-                await job.settled.wait()
+                await job.watch()
+            job.answer(-errno.EINTR)  # if nobody has: from here on the session may be closed
             if not job.settled.is_set():
-                job.answer(None)
+                log.warning("thread %d holds up its own new descriptor, and is not waited for", job.tid)
                 raise
         descriptor: int = job.outcome.unwrap()
         return descriptor
@@ -164,11 +162,11 @@ class _Job:
         self._token = token
         self._lock = threading.Lock()
 
-    def answer(self, result: int | None) -> bool:
-        """Send the reply, or never (None: the session may be closed afterwards). False: somebody has. Any thread."""
+    def answer(self, result: int) -> bool:
+        """Send the reply. False: somebody has. Any thread."""
         with self._lock:
             reply, self.reply = self.reply, None
-            if reply is not None and result is not None:
+            if reply is not None:
                 reply(result)
             return reply is not None
 
@@ -246,7 +244,8 @@ class _Job:
             if error.errno == errno.ESRCH or self.reply is None:
                 raise ptrace.Gone from None
             raise Refused(
-                errno.EPERM, f"the client may not be traced by us ({error.strerror}), so it cannot be given a descriptor"
+                errno.EPERM,
+                f"the client may not be traced by us ({error.strerror}), so it cannot be given a descriptor",
             ) from None
 
     def _check_filters(self) -> None:
@@ -315,7 +314,9 @@ class _Job:
             tracee.call(tracee.machine.sigprocmask, 0, 0, place, 8)
             before = ptrace.read_memory(self.tid, place, len(name))
         if not ptrace.write_memory(self.tid, place, name) or len(before) < len(name):
-            raise Refused(errno.EFAULT, f"the client has no stack at {place:#x}, where the path of its new file was to be")
+            raise Refused(
+                errno.EFAULT, f"the client has no stack at {place:#x}, where the path of its new file was to be"
+            )
         self.opening = True
         try:
             result = tracee.call(tracee.machine.openat, AT_FDCWD, place, self.flags)

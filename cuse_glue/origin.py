@@ -8,8 +8,8 @@ given to another.
 
 All threads of a process share one Mm. Whether a thread is still in the address space we know is asked on every lookup: its auxiliary
 vector is random for each exec (AT_RANDOM, the vdso's place), and the open directory /proc/TID keeps naming the same thread, so
-that a thread that got the number later is not mistaken for it. Two *processes* that share one address space (vfork, CLONE_VM) are taken
-for two: nobody maps memory for a device from between a vfork and its exec.
+that a thread that got the number later is not mistaken for it. A child that shares its parent's (vfork, CLONE_VM)
+is taken for the parent.
 
 Two ways lead to the bytes. `mem` is exact: it cannot hit another address space, and like a device it does not ask for the page
 protection of now (what was right when the memory was pinned stays right); but it goes page by page through a buffer, at a quarter of
@@ -29,11 +29,7 @@ from typing import Any, Final
 
 from . import raw_memory
 from .caller import Caller
-from .held_file import FileCache, HeldFile
 from .vma import Maps
-
-ClientFile = HeldFile
-__all__ = ["CACHED", "ClientFile", "FileCache", "Mm", "MmCache"]
 
 CACHED: Final = 256  # threads whose address space is kept although nobody needs it
 LARGE: Final = 256 * 1024  # bytes from which process_vm_* is worth its checks
@@ -47,7 +43,8 @@ _ABSENT: Final = bytes(not byte & _THERE for byte in range(256))
 
 
 class Mm:
-    """One client address space. Held by whoever remembers memory in it: `hold` and `drop` in pairs."""
+    """One client address space. Held by whoever remembers memory in it: `hold` and `drop` in pairs; they and all that opens a file
+    are for the task that serves requests, `read` and `write` and what they need for worker threads as well."""
 
     __slots__ = (
         "_closed",
@@ -62,7 +59,6 @@ class Mm:
         "pid",
         "sources",
     )
-    is_file: Final = False
 
     def __init__(self, thread: int, tid: int, pid: int, auxv: bytes, closed: Callable[["Mm"], None]) -> None:
         """Of the thread whose /proc directory is open as `thread`. OSError: it is gone, or may not be looked into."""
@@ -192,12 +188,22 @@ class Mm:
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK (soft, bytes) of the process now, or when it was last asked for if it has exited; None: unlimited."""
         try:
-            soft, _ = resource.prlimit(self.pid, resource.RLIMIT_MEMLOCK)
+            soft = self._soft_limit()
             os.stat("stat", dir_fd=self._directory)  # else the number may be another's by now
         except OSError:
             return self._limit
         self._limit = None if soft == resource.RLIM_INFINITY else soft
         return self._limit
+
+    def _soft_limit(self) -> int:
+        try:
+            return resource.prlimit(self.pid, resource.RLIMIT_MEMLOCK)[0]
+        except PermissionError:
+            # Another user's, and we lack CAP_SYS_RESOURCE. The text takes longer, and is for everybody.
+            found = re.search(
+                rb"^Max locked memory +(\d+|unlimited) ", _read_at(self._directory, "limits"), re.MULTILINE
+            )
+            return int(found[1]) if found is not None and found[1] != b"unlimited" else resource.RLIM_INFINITY
 
     def locked_pages(self) -> int:
         """Pages that the process has locked itself (mlock); 0 when it is gone."""
@@ -280,7 +286,7 @@ class MmCache:
         directory = os.open(f"/proc/{caller.tid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             auxv = _read_at(directory, "auxv")
-            pid = caller.process()
+            pid = _owner(caller.process())
             mm = self._mms.get(pid)
             if mm is not None and mm.auxv == auxv and mm.alive():
                 mm.hold()
@@ -302,6 +308,20 @@ class MmCache:
         """Forget all threads; address spaces that somebody holds stay."""
         while self._threads:
             self._threads.popitem()[1].close()
+
+
+def _owner(pid: int) -> int:
+    """The process that a vfork()ed child has its address space from, which is there when the child has gone; else `pid` itself."""
+    while True:
+        try:
+            with open(f"/proc/{pid}/status", "rb") as status:
+                found = re.search(rb"^PPid:\t(\d+)$", status.read(), re.MULTILINE)
+        except OSError:
+            return pid
+        parent = int(found[1]) if found is not None else 0
+        if not parent or not raw_memory.same_memory(pid, parent):
+            return pid
+        pid = parent
 
 
 def _read_at(directory: int, name: str) -> bytes:

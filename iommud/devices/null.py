@@ -3,7 +3,6 @@
 from ..engine.context import Context
 from ..engine.device import Region, bind
 from ..engine.domain import Domain
-from ..engine.pages import PAGE_SIZE
 
 
 class NullDevice:
@@ -12,11 +11,12 @@ class NullDevice:
     name, cache_coherent = "null", True
 
     def __init__(self, context: Context) -> None:
-        self.group = self  # alone: no other device shares its page table
+        self.group = self  # alone: no other device must share its page table
         self.device = bind(context, self)
+        context.hold()  # until we are done with it, even if the client has closed its file
 
     def domain(self) -> Domain:
-        return Domain(self, page_sizes=PAGE_SIZE, aperture_last=(1 << 39) - 1)
+        return Domain(self, page_sizes=4096 | 2 << 20, aperture_last=(1 << 39) - 1)
 
     def attach(self, domain: Domain) -> None:
         """Any page table will do."""
@@ -36,3 +36,4 @@ class NullDevice:
     def remove(self) -> None:
         self.device.detach()
         self.device.unbind()
+        self.device.context.release()

@@ -17,6 +17,7 @@ from .ioas import Ioas
 from .objects import Object
 from .pages import PAGE_SIZE, Pages
 from .span import U64_MAX
+from .transfer import Transfer
 
 if TYPE_CHECKING:
     from .context import Context
@@ -168,7 +169,8 @@ class Access(Object):
 
     def read_into(self, iova: int, buffer: memoryview, near: Hashable = None) -> None:
         """Copy from iova on into `buffer`. `near` and errors as `write_from`."""
-        self._copy(iova, buffer, near, write=False)
+        with self.transfer(iova, len(buffer), near, write=False) as transfer:
+            transfer.copy(buffer)
 
     def write_from(self, iova: int, data: memoryview, near: Hashable = None) -> None:
         """Copy `data` to iova on.
@@ -177,25 +179,31 @@ class Access(Object):
         now, pinned or not, as in the kernel. EINVAL: no data, or being unmapped. EOVERFLOW, ENOENT, EPERM, EFAULT as `pin_pages`; what
         was copied before the error stays. Ref: v7.3 device.c iommufd_access_rw, pages.c iopt_pages_rw_access
         """
-        self._copy(iova, data, near, write=True)
+        with self.transfer(iova, len(data), near, write=True) as transfer:
+            transfer.copy(data)
 
-    def _copy(self, iova: int, data: memoryview, near: Hashable, *, write: bool) -> None:
-        if not len(data):
+    def transfer(self, iova: int, length: int, near: Hashable, *, write: bool) -> Transfer:
+        """`write_from` or `read_into` in two halves, for a large copy: enter and leave what this gives where requests run, and have it
+        `copy` in a thread. Nobody may unmap from the IOAS meanwhile.
+
+        EINVAL: length 0. EOVERFLOW: beyond 2^64 - 1. ENOENT: not attached. All else is for `copy` to say.
+        """
+        if not length:
             raise IoctlError(EINVAL, "length is 0")
-        last = _last(iova, len(data))
+        last = _last(iova, length)
         if self.ioas is None:
             raise IoctlError(ENOENT, f"{self} stands on no IOAS")
-        for area, start, end in self.ioas.iopt.contiguous(iova, last):
-            if area.hold is not None and area.hold.prevent_access:
-                raise IoctlError(EINVAL, f"{area} is being unmapped")
-            self._check_prot(area, write)
-            pages = area.pages
-            assert pages is not None
-            part = data[start - iova : end - iova + 1]
-            if write:
-                pages.write_from(area.start_byte + start - area.iova, part, near)
-            else:
-                pages.read_into(area.start_byte + start - area.iova, part, near)
+        transfer = Transfer(write=write)
+        try:
+            for area, start, end in self.ioas.iopt.contiguous(iova, last):
+                if area.hold is not None and area.hold.prevent_access:
+                    raise IoctlError(EINVAL, f"{area} is being unmapped")
+                self._check_prot(area, write)
+                assert area.pages is not None
+                area.pages.transfer(transfer, area.start_byte + start - area.iova, start - iova, end - start + 1, near)
+        except IoctlError as refusal:
+            transfer.refusal = refusal.errno, refusal.why
+        return transfer
 
     @staticmethod
     def _check_prot(area: Area, write: bool) -> None:

@@ -14,24 +14,32 @@ if TYPE_CHECKING:
     from .pages import Pages, Pin
 
 
+class Counted:
+    """A pin from page `first` on, and how many need it: each of its pages that is covered, and whoever copies through it just now."""
+
+    __slots__ = ("_needs", "first", "pin")
+
+    def __init__(self, first: int, needs: int, pin: "Pin") -> None:
+        self.first = first
+        self.pin = pin
+        self._needs = needs
+
+    def keep(self) -> None:
+        self._needs += 1
+
+    def let_go(self, times: int = 1) -> None:
+        """With the last the pin is closed."""
+        self._needs -= times
+        if not self._needs:
+            self.pin.close()
+
+
 class Part(NamedTuple):
-    """Pages first..last, and a pin that holds them; the pin's first page is `pin_first`."""
+    """Pages first..last, and what holds them."""
 
     first: int
     last: int
-    pin_first: int
-    pin: "Pin"
-
-
-class _Counted:
-    """A pin from page `first` on, `left` of whose pages are still covered; with the last it is closed."""
-
-    __slots__ = ("first", "left", "pin")
-
-    def __init__(self, first: int, npages: int, pin: "Pin") -> None:
-        self.first = first
-        self.left = npages
-        self.pin = pin
+    by: Counted
 
 
 class Held:
@@ -46,7 +54,7 @@ class Held:
     def __init__(self, pages: "Pages") -> None:
         self._pages = pages
         self.covers = Spans()
-        self._parts: list[tuple[int, int, _Counted]] = []  # (first, last, by what): all that is covered, upwards, without overlaps
+        self._parts: list[Part] = []  # all that is covered, upwards, without overlaps
         self.npinned = 0
 
     @property
@@ -54,18 +62,19 @@ class Held:
         return not len(self.covers)
 
     def cover(self, host: "Host", first: int, last: int) -> None:
-        made: list[tuple[int, int, _Counted]] = []
+        made: list[Part] = []
         try:
             for low, high in self.covers.holes(first, last):
-                made.append((low, high, _Counted(low, high - low + 1, self._pages.pin(low, high))))
-            self._pages.charge(host, sum(counted.left for _, _, counted in made))
+                made.append(Part(low, high, Counted(low, high - low + 1, self._pages.pin(low, high))))
+            npages = sum(part.last - part.first + 1 for part in made)
+            self._pages.charge(host, npages)
         except BaseException:
-            for _, _, counted in made:
-                counted.pin.close()
+            for part in made:
+                part.by.pin.close()
             raise
         for part in made:
             insort(self._parts, part, key=_first)
-        self.npinned += sum(counted.left for _, _, counted in made)
+        self.npinned += npages
         self.covers.add(Span(first, last))
 
     def uncover(self, host: "Host", first: int, last: int) -> None:
@@ -78,16 +87,14 @@ class Held:
 
     def _let_go(self, low: int, high: int) -> None:
         at = self._at(low)
-        while at < len(self._parts) and self._parts[at][0] <= high:
-            first, last, counted = self._parts[at]
-            rest = [(first, low - 1, counted)] if first < low else []
+        while at < len(self._parts) and self._parts[at].first <= high:
+            first, last, by = self._parts[at]
+            rest = [Part(first, low - 1, by)] if first < low else []
             if last > high:
-                rest.append((high + 1, last, counted))
+                rest.append(Part(high + 1, last, by))
             self._parts[at : at + 1] = rest
             at += len(rest)
-            counted.left -= min(last, high) - max(first, low) + 1
-            if not counted.left:
-                counted.pin.close()
+            by.let_go(min(last, high) - max(first, low) + 1)
 
     def _at(self, index: int) -> int:
         """Where the part stands that begins at page `index` or lower; 0 when none does."""
@@ -96,12 +103,12 @@ class Held:
     def parts(self, first: int, last: int) -> Iterator[Part]:
         """What holds the covered pages of first..last, upwards. Nothing may be covered or uncovered meanwhile."""
         for at in range(self._at(first), len(self._parts)):
-            low, high, counted = self._parts[at]
+            low, high, by = self._parts[at]
             if low > last:
                 return
             if high >= first:
-                yield Part(max(low, first), min(high, last), counted.first, counted.pin)
+                yield Part(max(low, first), min(high, last), by)
 
 
-def _first(part: tuple[int, int, _Counted]) -> int:
-    return part[0]
+def _first(part: Part) -> int:
+    return part.first

@@ -16,9 +16,10 @@ from resource import getpagesize
 from typing import Final, Protocol
 
 from ..errors import IoctlError
-from .held import Held, Part
+from .held import Counted, Held, Part
 from .host import Host
 from .span import U64_MAX, Spans
+from .transfer import Transfer
 
 PAGE_SIZE: Final = getpagesize()  # bytes
 
@@ -156,16 +157,16 @@ class Pages:
     def identity(self, index: int) -> Hashable:
         """Which real page is held as `index`. EFAULT: it is not held, or lost."""
         for part in self._parts(index, index):
-            return part.pin.identity((index - part.pin_first) * PAGE_SIZE)
+            return part.by.pin.identity((index - part.by.first) * PAGE_SIZE)
         raise IoctlError(EFAULT, f"page {index} is not pinned")
 
     def pins_of(self, identity: Hashable) -> int:
         """How many of the pages held are this real page."""
         found = 0
-        for first, last, pin_first, pin in self._parts(0, self.npages - 1):
+        for first, last, by in self._parts(0, self.npages - 1):
             for index in range(first, last + 1):
                 try:
-                    found += pin.identity((index - pin_first) * PAGE_SIZE) == identity
+                    found += by.pin.identity((index - by.first) * PAGE_SIZE) == identity
                 except IoctlError:
                     continue  # lost: it is no page any more
         return found
@@ -190,66 +191,49 @@ class Pages:
         elif npages and self.account_mode == AccountMode.MM:
             host.uncharge_process(self.origin, npages)
 
-    def read_into(self, start_byte: int, buffer: memoryview, near: Hashable = None) -> None:
-        """Fill `buffer` with the bytes from `start_byte` on. EFAULT: they cannot be reached. `near`: see Access.write_from."""
-        self._transfer(start_byte, buffer, False, near)
-
-    def write_from(self, start_byte: int, data: memoryview, near: Hashable = None) -> None:
-        """EPERM: the pages were mapped without WRITEABLE. EFAULT: they cannot be reached."""
-        if not self.writable:
-            raise IoctlError(EPERM, "the pages were mapped without IOMMU_IOAS_MAP_WRITEABLE")
-        self._transfer(start_byte, data, True, near)
-
     def dma(self, start_byte: int, data: memoryview, *, write: bool) -> None:
         """Copy as a device does: all of it is held, and what is held is what it sees. EFAULT: that was lost."""
-        first, last = start_byte // PAGE_SIZE, (start_byte + len(data) - 1) // PAGE_SIZE
-        _move(self._parts(first, last), start_byte, data, write)
+        for part in self._parts(*_indexes(start_byte, len(data))):
+            begin, end = _bytes(part, start_byte, len(data))
+            offset = start_byte + begin - part.by.first * PAGE_SIZE
+            (part.by.pin.write_from if write else part.by.pin.read_into)(offset, data[begin:end])
 
-    def _transfer(self, start_byte: int, data: memoryview, write: bool, near: Hashable) -> None:
-        # Ref: v7.3 pages.c iopt_pages_rw_access, iopt_pages_rw_page, iopt_pages_rw_slow
-        first, last = start_byte // PAGE_SIZE, (start_byte + len(data) - 1) // PAGE_SIZE
+    def transfer(self, to: Transfer, start_byte: int, begin: int, length: int, near: Hashable) -> None:
+        """Have `to` copy `length` bytes from `start_byte` on, to or from byte `begin` of its buffer. `near`: see Access.write_from.
+
+        EPERM: the pages were mapped without WRITEABLE. EFAULT: they cannot be pinned.
+        Ref: v7.3 pages.c iopt_pages_rw_access, iopt_pages_rw_page, iopt_pages_rw_slow
+        """
+        if to.write and not self.writable:
+            raise IoctlError(EPERM, "the pages were mapped without IOMMU_IOAS_MAP_WRITEABLE")
+        first, last = _indexes(start_byte, length)
         origin = self.origin
         if not origin.is_file and ((near is not None and near == origin.mm) or (first == last and origin.alive())):
-            if write:
-                origin.write_now(self.start + start_byte, data)
-            else:
-                origin.read_now(self.start + start_byte, data)
+            to.by_process(origin, self.start + start_byte, begin, begin + length)
             return
-        opened: list[Pin] = []
-        try:
-            _move(self._reach(first, last, opened), start_byte, data, write)
-        finally:
-            for pin in opened:
-                pin.close()
+        for part in self._reach(first, last):
+            at, end = _bytes(part, start_byte, length)
+            to.by_pin(part.by, start_byte + at - part.by.first * PAGE_SIZE, begin + at, begin + end)
 
-    def _reach(self, first: int, last: int, opened: list[Pin]) -> Iterator[Part]:
-        """What first..last is reached by, upwards. What is not held is pinned for the moment, without a charge; such pins are added
-        to `opened`."""
+    def _reach(self, first: int, last: int) -> Iterator[Part]:
+        """What first..last is reached by, upwards. What is not held is pinned for who keeps it, without a charge."""
         position = first
         for part in self._parts(first, last):
             if position < part.first:
-                yield self._open(position, part.first - 1, opened)
+                yield Part(position, part.first - 1, Counted(position, 0, self.pin(position, part.first - 1)))
             yield part
             position = part.last + 1
         if position <= last:
-            yield self._open(position, last, opened)
-
-    def _open(self, first: int, last: int, opened: list[Pin]) -> Part:
-        pin = self.pin(first, last)
-        opened.append(pin)
-        return Part(first, last, first, pin)
+            yield Part(position, last, Counted(position, 0, self.pin(position, last)))
 
 
-def _move(parts: Iterator[Part], start_byte: int, data: memoryview, write: bool) -> None:
-    """Copy between `data` and what `parts` hold, from byte `start_byte` of their Pages on."""
-    for first, last, pin_first, pin in parts:
-        begin = max(start_byte, first * PAGE_SIZE)
-        end = min(start_byte + len(data), (last + 1) * PAGE_SIZE)
-        piece = data[begin - start_byte : end - start_byte]
-        if write:
-            pin.write_from(begin - pin_first * PAGE_SIZE, piece)
-        else:
-            pin.read_into(begin - pin_first * PAGE_SIZE, piece)
+def _indexes(start_byte: int, length: int) -> tuple[int, int]:
+    return start_byte // PAGE_SIZE, (start_byte + length - 1) // PAGE_SIZE
+
+
+def _bytes(part: Part, start_byte: int, length: int) -> tuple[int, int]:
+    """Which bytes of start_byte..start_byte+length a part holds, counted from start_byte (end exclusive)."""
+    return max(part.first * PAGE_SIZE - start_byte, 0), min((part.last + 1) * PAGE_SIZE - start_byte, length)
 
 
 class Slice:

@@ -20,6 +20,7 @@ from typing import Final
 import cffi
 import trio
 
+from cuse_glue import raw_memory
 from cuse_glue.caller import Caller
 from iommud.engine import access as accesses
 from iommud.engine.access import Access
@@ -28,13 +29,14 @@ from iommud.engine.domain import Domain
 from iommud.engine.ioas import Ioas
 from iommud.engine.pages import PAGE_SIZE, AccountMode, user_slice
 from iommud.ops.origins import ProcessOrigins
-from tests.bench.rig import KINDS, MIB, SHARED, Bench, Effort, Row, Verdict, in_turns, size
+from tests.bench.rig import KINDS, MIB, PRIVATE, SHARED, Bench, Effort, Row, Verdict, in_turns, size
 from tests.bench.servers import Client
 
 AT_A_TIME: Final = 16 * MIB  # bytes that a batch moves at least, as far as `Effort.repeat` allows
 HELD, REMEMBERED = STATES = "held", "remembered"
 READ, WRITE = DIRECTIONS = "read", "write"
 IOCTL = "by ioctl"
+FLAGS = {PRIVATE: MAP_PRIVATE | MAP_ANONYMOUS, SHARED: MAP_SHARED | MAP_ANONYMOUS}
 _PROT: Final = 3  # read and write
 
 _ffi: Final = cffi.FFI()
@@ -92,10 +94,10 @@ def by_engine(bench: Bench) -> Iterator[Row]:
     engine = Engine()
     bench.stack.callback(engine.close)
     largest = bench.effort.copies[-1]
-    buffer = _touched(MAP_PRIVATE | MAP_ANONYMOUS, largest)
+    buffer = _touch(raw_memory.huge_buffer(largest))
     for kind in KINDS:
         address = client.ask("hold", kind, largest)
-        twin = _touched(MAP_SHARED if kind == SHARED else MAP_PRIVATE | MAP_ANONYMOUS, largest)
+        twin = _touch(memoryview(mmap(-1, largest, flags=FLAGS[kind])))
         with engine.mapped(client, address, largest) as iova:
             for state in STATES:
                 with engine.state(state):
@@ -128,11 +130,10 @@ def by_ioctl(bench: Bench) -> Iterator[Row]:
                 yield Row(name(direction, length, kind, IOCTL), "GB/s", *in_turns(bench.effort.batches, *both))
 
 
-def _touched(flags: int, length: int) -> memoryview:
-    memory = mmap(-1, length, flags=flags)
-    for at in range(0, length, PAGESIZE):
+def _touch(memory: memoryview) -> memoryview:
+    for at in range(0, len(memory), PAGESIZE):
         memory[at] = 1
-    return memoryview(memory)
+    return memory
 
 
 def _repeat(effort: Effort, length: int) -> int:

@@ -14,7 +14,7 @@ RUN = [IOMMUD, "run", "--"]
 USER_NAMESPACE = ["unshare", "--user", "--map-root-user"]
 CAP_SYS_RESOURCE = 24
 # These play with the device and know no right answers by themselves.
-PLAYERS = {"fuzz", "hold"}
+PLAYERS = {"fuzz", "hold", "stress"}
 CLIENTS = sorted(path.stem for path in SOURCES.glob("*.c") if path.stem not in PLAYERS)
 # What the calls of `fuzz --areas --calls 50000 --threads 1 --seed N` were answered by Linux 7.3 on x86-64, as a checksum
 # over all errnos and all values written back. To find the first answer that differs, compare the output with --trace.
@@ -38,14 +38,18 @@ def test_client(name: str) -> None:
     judge([*RUN, build(name)])
 
 
-def test_rlimit_mode_with_its_capability() -> None:
-    """Containers often lack CAP_SYS_RESOURCE; in a user namespace everybody has it."""
+def to_set_rlimit_mode() -> list[str]:
+    """What to begin a command with. Containers often lack CAP_SYS_RESOURCE; in a user namespace everybody has it."""
     effective = re.search(r"^CapEff:\s*(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert effective
     prefix = [] if int(effective[1], 16) >> CAP_SYS_RESOURCE & 1 else USER_NAMESPACE
     if subprocess.run([*prefix, "true"], capture_output=True).returncode != 0:
         pytest.skip("neither CAP_SYS_RESOURCE nor a user namespace")
-    judge([*prefix, *RUN, build("option"), "--privileged"])
+    return prefix
+
+
+def test_rlimit_mode_with_its_capability() -> None:
+    judge([*to_set_rlimit_mode(), *RUN, build("option"), "--privileged"])
 
 
 @pytest.mark.parametrize("seed", LINUX_ANSWERS)

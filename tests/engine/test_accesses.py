@@ -5,6 +5,7 @@ from errno import EADDRINUSE, EBUSY, EFAULT, EINVAL, ENOENT, EOVERFLOW, EPERM
 import pytest
 
 from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
+from iommud.engine.pages import AccountMode
 from iommud.engine.span import U64_MAX
 from iommud.errors import IoctlError
 
@@ -264,3 +265,59 @@ def test_a_lost_origin(world: World) -> None:
     assert world.snapshot() == before
     user.unpin(0, P)  # which needs nobody
     unmap(ioas, 0, 2 * P)
+
+
+# --- copies in two halves ---
+
+
+def test_what_a_transfer_goes_to_stays_until_it_is_done(world: World) -> None:
+    ioas, other, origin = world.ioas(), world.ioas(), world.origin()
+    user, device = world.user(ioas), world.device()
+    map_(ioas, origin, 0, 4 * P, 0)
+    copy(ioas, 0, 4 * P, other, 0)
+    attach(device, other)
+    user.pin(P, P)
+    origin.fill(0, b"o" * 4 * P)
+    transfer = user.access.transfer(0, 4 * P, None, write=False)
+    with transfer:
+        device.detach()
+        user.unpin(P, P)
+        for n in range(4):
+            origin.remap(n)
+        assert pins(world, origin, range(4)) == [0, 0, 0, 0]
+        assert len(origin.pins) == 1, "not closed yet"
+        buffer = bytearray(4 * P)
+        transfer.copy(memoryview(buffer))
+        assert buffer == b"o" * 4 * P
+    assert origin.pins == []
+
+
+def test_a_transfer_pins_what_nobody_holds(world: World) -> None:
+    ioas, origin = world.ioas(), world.origin(uid=3)
+    user = world.user(ioas)
+    origin.limit = P
+    map_(ioas, origin, 0, 4 * P, 0, account_mode=AccountMode.USER)
+    user.pin(P, P)
+    held = origin.pins[0]
+    with user.access.transfer(10, 3 * P, "another", write=True) as transfer:
+        assert [(pin.first, len(pin.pages)) for pin in origin.pins] == [(1, 1), (0, 1), (2, 2)]
+        assert world.host.user_pages == {3: 1}, "for the moment, without a charge"
+        transfer.copy(memoryview(b"x" * 3 * P))
+    assert origin.pins == [held]
+    assert origin.get(0, 4 * P) == bytes(10) + b"x" * 3 * P + bytes(P - 10)
+
+
+def test_a_transfer_that_must_fail_does_what_comes_before(world: World) -> None:
+    ioas, origin, file = world.ioas(), world.origin(), world.origin(is_file=True)
+    user = world.user(ioas)
+    map_(ioas, origin, 0, 2 * P, 0)
+    map_(ioas, file, 0, 2 * P, 2 * P)
+    file.absent = {1}
+    before = world.snapshot()
+    with user.access.transfer(0, 4 * P, "mm", write=True) as transfer:
+        assert origin.held == 2, "the process is held as long as it is copied to"
+        assert errno_of(lambda: transfer.copy(memoryview(b"y" * 4 * P))) == EFAULT
+    assert origin.get(0, 2 * P) == b"y" * 2 * P
+    assert world.snapshot() == before
+    assert errno_of(lambda: user.access.transfer(0, 0, None, write=True)) == EINVAL
+    assert errno_of(lambda: world.user().access.transfer(0, 1, None, write=True)) == ENOENT

@@ -51,7 +51,7 @@ static void number_and_flags(int device)
 static void full(int device)
 {
 	struct rlimit limit, none;
-	int fd = dup(device);
+	int fd = dup(device), others = 0;
 
 	close(fd);
 	NEED(!getrlimit(RLIMIT_NOFILE, &limit));
@@ -63,6 +63,14 @@ static void full(int device)
 	NEED(!setrlimit(RLIMIT_NOFILE, &limit));
 	CHECK_EQ(create(device), fd, "no descriptor stays");
 	close(fd);
+	for (int i = 0; i < 200; i++) {
+		NEED(!setrlimit(RLIMIT_NOFILE, &none) && create(device) == -ENOMEM);
+		NEED(!setrlimit(RLIMIT_NOFILE, &limit));
+		NEED(open_device() == fd);
+		others += ioctl(fd, IDENTITY, 0) != -1;
+		close(fd);
+	}
+	CHECK_EQ(others, 0, "an open just after it is an open of the device");
 }
 
 static void unwritable(int device)

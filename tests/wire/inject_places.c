@@ -150,6 +150,24 @@ static void pid_namespace(int device)
 	});
 }
 
+/* The way of 32-bit programs into the kernel, in a 64-bit one. */
+static void int80(int device)
+{
+	struct create *cmd = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	long rc;
+
+	NEED(cmd != MAP_FAILED);
+	cmd->size = sizeof(*cmd);
+	asm volatile("int $0x80"
+		     : "=a"(rc)
+		     : "a"(54), "b"(device), "c"(CREATE), "d"(cmd)
+		     : "memory", "r8", "r9", "r10", "r11");
+	CHECK_ERR(EOPNOTSUPP, (int)rc, "is refused");
+	nothing_left(device);
+	given(device);
+}
+
 static void user_namespace(int device)
 {
 	NEED(!unshare(CLONE_NEWUSER));
@@ -240,6 +258,7 @@ int main(int argc, char **argv)
 		{ "seccomp_given", seccomp_given },
 		{ "seccomp_refused", seccomp_refused },
 		{ "given", given },
+		{ "int80", int80 },
 		{ "without_proc", without_proc },
 		{ "other_root", other_root },
 		{ "mount_namespace", mount_namespace },

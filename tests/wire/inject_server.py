@@ -1,6 +1,6 @@
 """A device whose ioctl gives descriptors: the other side of inject_client.c. Prints a line when it serves, and what it saw at its end.
 
-    python inject_server.py PATH [--uid UID] [--arm64-way]
+    python -m tests.wire.inject_server PATH [--mode MODE] [--uid UID] [--arm64-way]
 
 SIGTERM ends it. `--uid` gives up root after mounting. `--arm64-way`: as if the first argument of a call could not be read at the stop.
 """
@@ -21,8 +21,9 @@ import trio
 
 from cuse_glue import mount, ptrace
 from cuse_glue.caller import Caller
-from cuse_glue.inject import Injector, Refused
+from cuse_glue.inject import Injector
 from cuse_glue.session import Attributes, OpenFile, Session
+from cuse_glue.source import Refused
 
 CREATE = 0xAAAA  # struct { u32 size, flags; s32 out_fd; u32 out_id; }: a new object, and a descriptor for it
 LIVE = 0xAAAB  # returns how many objects there are
@@ -156,6 +157,7 @@ def main() -> None:
     mount.mount_fuse(fuse, wish.path, name="inject", mode=wish.mode)
     if wish.uid is not None:
         os.setresuid(wish.uid, wish.uid, wish.uid)
+    before = len(os.listdir("/proc/self/fd"))
     device = Device(machine)
     session = Session(fuse, device, Attributes(mode=wish.mode))
     trio.run(serve, session)
@@ -166,7 +168,7 @@ def main() -> None:
             "live": device.live,
             "released_twice": device.released_twice,
             "unanswered": session.requests - session.replies,
-            "descriptors": len(os.listdir("/proc/self/fd")),
+            "kept": len(os.listdir("/proc/self/fd")) - before + 1,  # the session has closed its own
         },
         sys.stdout,
     )

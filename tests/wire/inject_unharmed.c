@@ -139,6 +139,27 @@ static void stack_edge(int device)
 	CHECK_OK(close(cmd.out_fd), "and the descriptor there");
 }
 
+/* What lies below the red zone belongs to nobody, in theory. Programs that lay out stacks of their own know better. */
+static void below_stack(int device)
+{
+	static struct create cmd = { .size = sizeof(cmd), .flags = O_RDWR };
+	static uint8_t pattern[4096];
+	uint8_t *stack = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned int seed = 2;
+
+	NEED(stack != MAP_FAILED);
+	fill(pattern, sizeof(pattern), &seed);
+	memcpy(stack, pattern, sizeof(pattern));
+	before.general[9] = device;
+	before.general[10] = CREATE;
+	before.general[11] = (uint64_t)&cmd;
+	before.general[12] = stack_for_call = (uint64_t)stack + sizeof(pattern) + RED_ZONE;
+	call_with_state();
+	CHECK_OK(result, "with other data below the red zone");
+	CHECK_OK(memcmp(stack, pattern, sizeof(pattern)), "which is unharmed");
+	close(cmd.out_fd);
+}
+
 static void no_stack(int device)
 {
 	static struct create cmd = { .size = sizeof(cmd), .flags = O_RDWR };
@@ -257,6 +278,7 @@ int main(int argc, char **argv)
 	device = open_device();
 	registers(device, atoi(argv[1]));
 	stack_edge(device);
+	below_stack(device);
 	no_stack(device);
 	signals(device);
 	stopped(device);

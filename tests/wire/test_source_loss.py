@@ -229,6 +229,20 @@ def test_large_pieces_of_a_program_that_is_gone(client: Client, source: Source) 
     pin.close()
 
 
+def test_an_exec_in_the_middle_of_a_large_read(client: Client, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read of the new program under the old number is not taken for the old one's memory."""
+    pin = pinned(client, source, f"anonymous(R | W, length={BIG})", BIG)
+
+    def read_process(tid: int, address: int, buffer: memoryview) -> int:
+        execute(client, 0)
+        return len(buffer)
+
+    monkeypatch.setattr(raw_memory, "read_process", read_process)
+    with pytest.raises(Refused, match="has executed another program"):
+        read(pin, 0, BIG)
+    pin.close()
+
+
 def test_an_untrusted_client_is_written_to_exactly(
     client: Client, sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
