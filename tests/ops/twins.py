@@ -82,6 +82,9 @@ class NoDescriptors:
     async def give(self, request: Any, behind: Given, field: int) -> None:
         raise AssertionError("not for this test")
 
+    async def give_file(self, request: Any, file: Any, field: int, fill: Any, no_room: int = 0) -> None:
+        raise AssertionError("not for this test")
+
     def behind(self, caller: Any, number: int) -> Given:
         raise AssertionError("not for this test")
 
