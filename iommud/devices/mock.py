@@ -22,8 +22,9 @@ from ..engine.objects import Object
 from ..engine.pages import Pages
 from ..engine.span import U64_MAX
 from ..engine.user_data import UserData
+from ..engine.viommu import ViommuDriver
 from ..errors import IoctlError
-from .mock_domains import MockNested, paging_domain
+from .mock_domains import VIOMMU_SELFTEST, MockNested, MockViommu, paging_domain
 
 CACHE_DEFAULT: Final = 0xBADDAD
 CACHE_ENTRIES: Final = 4
@@ -45,6 +46,7 @@ class MockDriver(Driver):
     iommu = "mock"
     cache_coherent = True
     nesting = True
+    viommu_types = frozenset({VIOMMU_SELFTEST})
 
     def __init__(self, flags: int) -> None:
         if flags & ~(NO_DIRTY | PASIDS):
@@ -75,6 +77,9 @@ class MockDriver(Driver):
     def nested_domain(self, parent: Domain, flags: int, data: UserData) -> NestedDomain:
         return MockNested(self, flags, data)
 
+    def viommu(self, viommu_type: int, parent: Domain, data: UserData | None) -> ViommuDriver:
+        return MockViommu(self, data)
+
     def hw_info(self, data_type: int) -> tuple[int, bytes]:
         if data_type not in (HW_INFO_DEFAULT, HW_INFO_SELFTEST):
             raise IoctlError(EOPNOTSUPP, f"the mock has nothing to tell of type {data_type:#x}")
@@ -83,6 +88,8 @@ class MockDriver(Driver):
     def attach(self, domain: AnyDomain) -> None:
         if domain.dirty is not None and not self.dirty_tracking:
             raise IoctlError(EINVAL, f"{self.name} was made without dirty tracking, the page table has it")
+        if isinstance(domain, MockNested) and domain.viommu is not None:
+            raise IoctlError(ENOENT, f"{self.name} has no vDEVICE in the vIOMMU that the page table is nested in")
         self.current = domain
 
     def detach(self) -> None:

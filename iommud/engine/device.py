@@ -19,6 +19,7 @@ from .hwpt import NO_PASID, Hwpt, alloc_paging
 from .ioas import Ioas
 from .objects import Object
 from .user_data import UserData
+from .viommu import ViommuDriver
 
 if TYPE_CHECKING:
     from .context import Context
@@ -42,6 +43,7 @@ class Driver(Protocol):
     iommu: Hashable = "emulated"  # the kind of IOMMU before the device: page tables of another kind do not suit it
     dirty_tracking: bool = False  # its page tables can record what DMA wrote
     nesting: bool = False  # it has nested page tables
+    viommu_types: frozenset[int] = frozenset()  # the kinds of vIOMMU that it can be behind
     enforces_coherency: bool = False  # its page tables make all DMA see the CPU's caches, whatever the device asks for
     ats: bool = False  # the device may ask for translations ahead of its DMA
     max_pasids: int = 0  # how many PASIDs it has, counted from 0; 0: none
@@ -62,6 +64,10 @@ class Driver(Protocol):
 
     def nested_domain(self, parent: Domain, flags: int, data: UserData) -> NestedDomain:
         """A new page table below which `parent` lies. `flags`: domain.PASID. Errors as `domain`. Only with `nesting`."""
+        raise NotImplementedError
+
+    def viommu(self, viommu_type: int, parent: Domain, data: UserData | None) -> ViommuDriver:
+        """A new vIOMMU of one of `viommu_types` on top of `parent`. Errors as `domain`."""
         raise NotImplementedError
 
     def hw_info(self, data_type: int) -> tuple[int, bytes]:

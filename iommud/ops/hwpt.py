@@ -11,11 +11,12 @@ from ..engine.device import Device
 from ..engine.fault import Fault
 from ..engine.hwpt import Hwpt, HwptPaging, alloc_paging
 from ..engine.ioas import Ioas
-from ..engine.nested import HwptNested, alloc_nested
+from ..engine.nested import HwptNested, alloc_nested, alloc_viommu_nested
 from ..engine.objects import Object
 from ..engine.pages import PAGE_SIZE
 from ..engine.span import U64_MAX
 from ..engine.user_data import UserArray, UserData
+from ..engine.viommu import Viommu
 from ..errors import IoctlError
 from ..uapi.header import const
 from .locking import in_steps, locked
@@ -29,7 +30,7 @@ _DATA_NONE: Final = const("IOMMU_HWPT_DATA_NONE")
 
 
 async def hwpt_alloc(request: Request) -> None:
-    """A page table for the device `dev_id`, that shows an IOAS or is nested in a HWPT.
+    """A page table for the device `dev_id`, that shows an IOAS or is nested in a HWPT or a vIOMMU.
 
     EOPNOTSUPP: __reserved, flags. EINVAL: data without a type or the other way round, `pt_id` is nothing to make a page table of. ENOENT:
     no such device, no such fault queue. Others: alloc_paging, alloc_nested. EFAULT: the ID cannot be told. Then there is none.
@@ -44,11 +45,10 @@ async def hwpt_alloc(request: Request) -> None:
         target = objects.get(cmd.pt_id, Object)
     except IoctlError as unknown:
         raise IoctlError(EINVAL, unknown.why) from None
-    if not isinstance(target, Ioas | HwptPaging):
+    if not isinstance(target, Ioas | HwptPaging | Viommu):
         raise IoctlError(EINVAL, f"{target} is nothing to make a page table of")
     await request.settle(cmd.data_uptr, min(cmd.data_len, LONGEST_STRUCT))
-    ioas = target if isinstance(target, Ioas) else target.ioas
-    async with locked(target, ioas):
+    async with locked(target):
         hwpt = await _alloc(request, target)
         try:
             if cmd.flags & _FAULT_ID_VALID:
@@ -61,12 +61,14 @@ async def hwpt_alloc(request: Request) -> None:
         objects.publish(hwpt)
 
 
-async def _alloc(request: Request, target: Ioas | HwptPaging) -> Hwpt:
+async def _alloc(request: Request, target: Ioas | HwptPaging | Viommu) -> Hwpt:
     cmd, context = request.cmd, request.context
     device = context.objects.get(cmd.dev_id, Device)  # anew: it may have gone while we waited for the lock
     data = UserData(cmd.data_type, cmd.data_len, request.reader(cmd.data_uptr))
     if isinstance(target, Ioas):
         return await in_steps(alloc_paging(context, target, device, cmd.flags, data if data.length else None))
+    if isinstance(target, Viommu):
+        return alloc_viommu_nested(context, target, device, cmd.flags, data)
     return alloc_nested(context, target, device, cmd.flags, data)
 
 
