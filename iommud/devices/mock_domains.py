@@ -10,6 +10,7 @@ from typing import Final
 
 from ..engine.dirty import Dirty
 from ..engine.domain import DIRTY_TRACKING, NEST_PARENT, PASID, Domain, NestedDomain
+from ..engine.pages import PAGE_SIZE
 from ..engine.user_data import UserArray, UserData
 from ..engine.viommu import ViommuDriver
 from ..errors import IoctlError
@@ -47,14 +48,15 @@ def paging_domain(driver: object, flags: int, data: UserData | None) -> Domain:
             raise IoctlError(EOPNOTSUPP, f"the mock knows no data of type {data.type:#x}")
         _, kind = _CONFIG.unpack(data.struct(DATA_SELFTEST, _CONFIG.size, _CONFIG_LEAST))
     if kind == _TABLE_HUGE:
-        return Domain(driver, HUGE_PAGE_SIZES, 0, HUGE_APERTURE_LAST, dirty=_dirty(flags, HUGE_PAGE_SIZES))
+        return Domain(driver, HUGE_PAGE_SIZES, 0, HUGE_APERTURE_LAST, dirty=_dirty(flags, HUGE_PAGE_SIZES, 512 * MOCK_PAGE_SIZE))
     if kind != _TABLE_DEFAULT:
         raise IoctlError(EOPNOTSUPP, f"the mock has no page table of kind {kind}")
-    return Domain(driver, MOCK_PAGE_SIZES, APERTURE_START, APERTURE_LAST, dirty=_dirty(flags, MOCK_PAGE_SIZES))
+    return Domain(driver, MOCK_PAGE_SIZES, APERTURE_START, APERTURE_LAST, dirty=_dirty(flags, MOCK_PAGE_SIZES, PAGE_SIZE))
 
 
-def _dirty(flags: int, page_sizes: int) -> Dirty | None:
-    return Dirty(page_sizes) if flags & DIRTY_TRACKING else None
+def _dirty(flags: int, page_sizes: int, largest_page: int) -> Dirty | None:
+    # The huge kind is for huge pages, which are contiguous; of other memory nothing is known beyond a page.
+    return Dirty(page_sizes, largest_page) if flags & DIRTY_TRACKING else None
 
 
 class MockNested(NestedDomain):

@@ -7,13 +7,14 @@ driver can make it go. `docs/devices.md` shows how to write one.
 Ref: v7.3 device.c
 """
 
-from collections.abc import Generator, Hashable
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
 from errno import EINVAL, ENOENT
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..errors import IoctlError
 from .domain import AnyDomain, Domain, NestedDomain
+from .fault import FaultReporter, PageFault
 from .group import Group
 from .hwpt import NO_PASID, Hwpt, alloc_paging
 from .ioas import Ioas
@@ -103,10 +104,11 @@ class Device(Object):
     """A device bound to a context. Users: its driver, and its attachments."""
 
     kind = "device"
-    __slots__ = ("context", "driver", "group")
+    __slots__ = ("_faults", "context", "driver", "group")
 
     def __init__(self, context: "Context", driver: Driver, group: Group) -> None:
         super().__init__()
+        self._faults = FaultReporter()
         self.context = context
         self.driver = driver
         self.group = group
@@ -165,6 +167,14 @@ class Device(Object):
     def dma_write(self, iova: int, data: memoryview, pasid: int = NO_PASID) -> None:
         """Write memory as the device; as `dma_read`. EPERM: mapped without WRITEABLE."""
         self._page_table(pasid).dma(iova, data, write=True)
+
+    def report_fault(self, fault: PageFault, respond: Callable[[int], None]) -> None:
+        """Tell whoever handles the faults of the page table that the device is attached to, and wait for the response.
+
+        `respond` is called exactly once for a whole group, with its last fault's: now or later, with fault.SUCCESS (try again) or INVALID
+        (give up). EINVAL: nobody handles faults; then the response was INVALID.
+        """
+        self._faults.report(self, fault, respond)
 
     def _page_table(self, pasid: int) -> Hwpt:
         found = self.group.attached_at(self, pasid)

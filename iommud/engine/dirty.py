@@ -81,6 +81,11 @@ class Dirty:
     # --- what a client reads ---
 
     @property
+    def unit(self) -> int:
+        """The smallest entry (bytes)."""
+        return 1 << self._shift
+
+    @property
     def clean(self) -> bool:
         """Whether nothing at all is dirty."""
         return not self._chunks
@@ -120,7 +125,7 @@ class Dirty:
                 self._clear(at, low, high)
             position = (at << CHUNK_SHIFT) + low - first
             if order < 0:
-                for run_at, run in _runs(bits):
+                for run_at, run in runs(bits):
                     yield _stretch(position + run_at << -order, (1 << (run << -order)) - 1)
             elif order >= CHUNK_SHIFT:
                 yield _stretch(position >> order, 1)
@@ -212,8 +217,8 @@ def _stretch(position: int, bits: int) -> tuple[int, bytes]:
     return position >> 3, bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 
 
-def _runs(bits: int) -> Iterator[tuple[int, int]]:
-    """The runs of ones in `bits` as (position, length), upwards."""
+def runs(bits: int) -> Iterator[tuple[int, int]]:
+    """The runs of ones in `bits` as (position, length), upwards. Made for some thousand bits."""
     at = 0
     while bits:
         zeros = (bits & -bits).bit_length() - 1

@@ -1,8 +1,8 @@
 """Fault queues: page faults of devices, which a client reads and answers.
 
-A device that cannot go on because its page table shows nothing where it wants to be reports a fault, and waits. Faults come in groups, which
-the device ends with one that is marked the last; the group goes to the queue of the page table that the device is attached to. There it
-is *delivered*, until a client reads it: from then on it has a cookie, and waits for the client's answer.
+A device that cannot go on because its page table shows nothing where it wants to be reports a fault, and waits. Faults come in groups,
+which the device ends with one that is marked the last; the group goes to the queue of the page table that the device is attached to. There
+it is *delivered*, until a client reads it: from then on it has a cookie, and waits for the client's answer.
 
 Each group is answered exactly once, whatever happens: by the client; or with INVALID when the attachment under which it was reported ends
 (detach, replace), or nobody can read the queue any more. So nobody waits for ever for a client that is gone.

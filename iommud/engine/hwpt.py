@@ -89,6 +89,8 @@ class HwptPaging(Hwpt):
             if not area.prot & (PROT_WRITE if write else PROT_READ):
                 raise IoctlError(EPERM, f"{area} was mapped without IOMMU_IOAS_MAP_{'WRITEABLE' if write else 'READABLE'}")
             assert area.pages is not None
+            if write and self.domain.dirty is not None:
+                self.domain.dirty.wrote(area, start, end, large_pages=iopt.large_pages)
             area.pages.dma(area.start_byte + start - area.iova, data[start - iova : end - iova + 1], write=write)
 
     def destroy(self) -> None:

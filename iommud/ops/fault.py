@@ -3,7 +3,7 @@
 import os
 import select
 from collections.abc import Callable
-from errno import EOPNOTSUPP, ESPIPE, ENOTTY
+from errno import ENOTTY, EOPNOTSUPP, ESPIPE
 from struct import Struct
 from typing import Final
 
@@ -17,7 +17,8 @@ from .request import Request
 
 _RECORD: Final = Struct("<IIIIIIQII")  # struct iommu_hwpt_pgfault
 _ANSWER: Final = Struct("<II")  # struct iommu_hwpt_page_response
-assert _RECORD.size == struct_size("iommu_hwpt_pgfault") and _ANSWER.size == struct_size("iommu_hwpt_page_response")
+assert _RECORD.size == struct_size("iommu_hwpt_pgfault")
+assert _ANSWER.size == struct_size("iommu_hwpt_page_response")
 _PASID_VALID: Final = const("IOMMU_PGFAULT_FLAGS_PASID_VALID")
 _LAST_PAGE: Final = const("IOMMU_PGFAULT_FLAGS_LAST_PAGE")
 _OUT_ID: Final = fields("iommu_fault_alloc")["out_fault_id"].offset

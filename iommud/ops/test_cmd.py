@@ -25,7 +25,7 @@ from ..engine.pages import PAGE_SIZE
 from ..engine.span import U64_MAX
 from ..errors import IoctlError
 from ..uapi.header import const, ffi
-from . import test_pasid
+from . import test_dma, test_pasid
 from .locking import in_steps, locked
 from .request import Request
 from .test_pasid import tables
@@ -287,6 +287,8 @@ OPERATIONS: Final[Mapping[int, Callable[[Request], Awaitable[None]]]] = {
         "MD_CHECK_IOTLB": md_check_iotlb,
         "MD_CHECK_REFS": md_check_refs,
         "DEV_CHECK_CACHE": dev_check_cache,
+        "DIRTY": test_dma.dirty,
+        "TRIGGER_IOPF": test_dma.trigger_iopf,
         "SET_TEMP_MEMORY_LIMIT": set_temp_memory_limit,
         "CREATE_ACCESS": create_access,
         "ACCESS_REPLACE_IOAS": access_replace_ioas,
