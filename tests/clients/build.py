@@ -14,10 +14,10 @@ FLAGS = ["-std=gnu11", "-O1", "-g", "-pthread", "-Wall", "-Wextra", "-Werror"]
 
 @functools.cache
 def build(name: str) -> str:
-    """The program of `name`.c, compiled against our own declaration of the ABI."""
+    """The program of `name`.c (mock/... those that need mock devices), compiled against our own declaration of the ABI."""
     compiler = shutil.which("cc") or "gcc"
-    OUTPUT.mkdir(parents=True, exist_ok=True)
     program = OUTPUT / name
+    program.parent.mkdir(parents=True, exist_ok=True)
     command = [compiler, *FLAGS, f"-I{ROOT / 'include'}", str(SOURCES / f"{name}.c"), "-o", str(program)]
     subprocess.run(command, check=True)
     return str(program)
