@@ -33,7 +33,8 @@ class FaultFile:
 
     def __init__(self, context: Context, fault: Fault) -> None:
         self._context = context
-        self._fault = fault
+        self.fault = fault
+        self.given = False  # the client has it; else the queue goes with it
         context.hold()
         fault.users.append(self)
 
@@ -48,7 +49,7 @@ class FaultFile:
         next group."""
         _check_size(size, _RECORD)
         try:
-            groups = self._fault.read(size // _RECORD.size)
+            groups = self.fault.read(size // _RECORD.size)
         except IoctlError as refusal:
             raise OSError(refusal.errno, refusal.why) from None
         out = bytearray()
@@ -65,7 +66,7 @@ class FaultFile:
         done = 0
         for cookie, code in _ANSWER.iter_unpack(data[: len(data) // _ANSWER.size * _ANSWER.size]):
             try:
-                self._fault.respond(cookie, code)
+                self.fault.respond(cookie, code)
             except IoctlError as refusal:
                 if done:
                     break
@@ -74,15 +75,17 @@ class FaultFile:
         return done
 
     def poll(self, wake: Callable[[], None] | None) -> int:
-        if self._fault.pending:
+        if self.fault.pending:
             return select.POLLIN | select.POLLRDNORM | select.POLLOUT
         if wake is not None:
-            self._fault.wake = wake  # of the same open file each time
+            self.fault.wake = wake  # of the same open file each time
         return select.POLLOUT
 
     def release(self) -> None:
-        self._fault.users.remove(self)
-        self._fault.close()
+        self.fault.users.remove(self)
+        self.fault.close()
+        if not self.given:
+            self._context.objects.abort_and_destroy(self.fault)
         self._context.release()
 
 
@@ -96,16 +99,21 @@ async def fault_queue_alloc(request: Request) -> None:
     if request.cmd.flags:
         raise IoctlError(EOPNOTSUPP, f"unknown flags {request.cmd.flags:#x}")
     objects = request.context.objects
+    # As it is: that the answer can be written is to be known before there is anything to take back.
+    request.respond()
     fault = Fault()
     objects.reserve(fault)
+    file = FaultFile(request.context, fault)
 
     def finish(number: int) -> bytes:
         # In another thread; the last thing before the client goes on, and may use the ID.
+        file.given = True
         objects.publish(fault)
         return fault.id.to_bytes(4, "little") + number.to_bytes(4, "little")
 
     try:
-        await request.give_file(FaultFile(request.context, fault), _OUT_ID, finish)
+        await request.give_file(file, _OUT_ID, finish)
     except IoctlError:
-        objects.abort_and_destroy(fault)
+        if file.given and not fault.users:
+            objects.remove_by_owner(fault)  # the struct became read-only at the last moment
         raise

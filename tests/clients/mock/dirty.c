@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* HWPT_SET_DIRTY_TRACKING and HWPT_GET_DIRTY_BITMAP, on page tables of mock devices. */
-#include "mock.h"
+#include "table.h"
 
 #define ENABLE IOMMU_HWPT_DIRTY_TRACKING_ENABLE
 #define NO_CLEAR IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR

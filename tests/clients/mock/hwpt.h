@@ -3,7 +3,7 @@
 #ifndef HWPT_H
 #define HWPT_H
 
-#include "mock.h"
+#include "table.h"
 
 #define PARENT IOMMU_HWPT_ALLOC_NEST_PARENT
 #define DIRTY IOMMU_HWPT_ALLOC_DIRTY_TRACKING

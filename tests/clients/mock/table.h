@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The kernel's mock devices (CONFIG_IOMMUFD_TEST) as these clients use them. Each helper is one
+ * Mock devices (CONFIG_IOMMUFD_TEST) and page tables for them. Each helper is one
  * ioctl and returns 0 or -errno.
  */
-#ifndef MOCK_H
-#define MOCK_H
+#ifndef TABLE_H
+#define TABLE_H
 
 #include "../client.h"
 
