@@ -9,7 +9,7 @@ Ref: v7.3 device.c
 
 from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
-from errno import EINVAL, ENOENT
+from errno import EINVAL, ENOENT, EOPNOTSUPP
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..errors import IoctlError
@@ -65,11 +65,11 @@ class Driver(Protocol):
 
     def nested_domain(self, parent: Domain, flags: int, data: UserData) -> NestedDomain:
         """A new page table below which `parent` lies. `flags`: domain.PASID. Errors as `domain`. Only with `nesting`."""
-        raise NotImplementedError
+        raise IoctlError(EOPNOTSUPP, f"{self.name} has no nested page tables")
 
     def viommu(self, viommu_type: int, parent: Domain, data: UserData | None) -> ViommuDriver:
         """A new vIOMMU of one of `viommu_types` on top of `parent`. Errors as `domain`."""
-        raise NotImplementedError
+        raise IoctlError(EOPNOTSUPP, f"{self.name} has no vIOMMU")
 
     def hw_info(self, data_type: int) -> tuple[int, bytes]:
         """What guests need to know of its IOMMU: the type of the data, and the data. `data_type`: what a client asked for; 0: anything.
@@ -89,11 +89,11 @@ class Driver(Protocol):
 
     def attach_pasid(self, pasid: int, domain: AnyDomain, old: AnyDomain | None) -> None:
         """As `attach`, for DMA with this PASID (1 to max_pasids - 1); `old`: what it had there. Only with `max_pasids`."""
-        raise NotImplementedError
+        raise IoctlError(EOPNOTSUPP, f"{self.name} has no PASIDs")
 
     def detach_pasid(self, pasid: int) -> None:
         """As `detach`, for DMA with this PASID."""
-        raise NotImplementedError
+        raise AssertionError(f"{self.name} has no PASIDs")
 
     def reserved_regions(self) -> list[Region]:
         """IOVAs that must never be mapped for it: they are reserved in every IOAS that it is attached to."""
