@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import cffi
 import trio
 
-from .inline import leave
+from .inline import interruptible, leave
 
 _ffi: Final = cffi.FFI()
 _ffi.cdef(
@@ -169,7 +169,7 @@ class Caller:
         if not _cap_data[capability // 32].effective >> capability % 32 & 1:
             return False
         try:
-            return os.stat(f"/proc/{self.tid}/ns/user").st_ino == _our_user_namespace()
+            return os.readlink(f"/proc/{self.tid}/ns/user") == _our_user_namespace()
         except OSError:
             return False
 
@@ -198,7 +198,8 @@ class Caller:
         await leave()
         memory = ProcessMemory(self.tid)
         pages = range(address // _PAGE * _PAGE, address + length, _PAGE)
-        await trio.to_thread.run_sync(_touch, memory, pages, abandon_on_cancel=True)
+        with interruptible():
+            await trio.to_thread.run_sync(_touch, memory, pages, abandon_on_cancel=True)
 
     def descriptor(self, number: int) -> int:
         """A descriptor of ours for the same open file as the caller's descriptor `number`; close it.
@@ -247,11 +248,11 @@ def _touch(memory: ProcessMemory, pages: range) -> None:
             return
 
 
-_user_namespace = 0
+_user_namespace = ""
 
 
-def _our_user_namespace() -> int:
+def _our_user_namespace() -> str:
     global _user_namespace
     if not _user_namespace:
-        _user_namespace = os.stat("/proc/self/ns/user").st_ino
+        _user_namespace = os.readlink("/proc/self/ns/user")
     return _user_namespace

@@ -26,7 +26,7 @@ import trio
 
 from . import ptrace
 from .caller import Caller
-from .inline import leave
+from .inline import interruptible, leave
 from .session import OpenFile, reply_taker
 
 PATH: Final = "/proc/thread-self/fd/{}"
@@ -77,7 +77,8 @@ class Injector:
         threads closed the device meanwhile. EOPNOTSUPP: a 32-bit program, or a machine we do not know. Others: what openat(2) gave (ENOENT:
         it sees no /proc; EACCES: it was handed the device and may not open it itself).
         """
-        job = _Job(self._machine, caller.tid, file, flags, address, fill, no_room)
+        token = trio.lowlevel.current_trio_token()
+        job = _Job(self._machine, caller.tid, file, flags, address, fill, no_room, token)
         self._jobs.add(job)
         try:
             await leave()
@@ -85,7 +86,6 @@ class Injector:
         except BaseException:
             self._settle(job)
             raise
-        token = trio.lowlevel.current_trio_token()
 
         def deliver(outcome: Any) -> None:
             job.outcome = outcome
@@ -97,7 +97,8 @@ class Injector:
 
         trio.lowlevel.start_thread_soon(job.run, deliver, "inject")
         try:
-            await job.watch()
+            with interruptible():
+                await job.watch()
         except trio.Cancelled:
             # The session is closing, or had an INTERRUPT just before we took the reply. The kernel's ioctl would not be interrupted here.
             with trio.move_on_after(CLOSING, shield=True):
@@ -120,6 +121,7 @@ class Injector:
     def close(self) -> None:
         """The device is gone (its session has ended): see every client off, and release what was not given."""
         for job in list(self._jobs):
+            job.closing = True
             job.ended.wait(CLOSING)
             self._settle(job)
 
@@ -127,8 +129,7 @@ class Injector:
         if job in self._jobs:
             self._jobs.remove(job)
             job.settled.set()
-            if not job.opened:
-                job.file.release()
+            job.take_back()
 
 
 class _Job:
@@ -143,6 +144,7 @@ class _Job:
         address: int,
         fill: Callable[[int], bytes],
         no_room: int,
+        token: trio.lowlevel.TrioToken,
     ) -> None:
         self.machine = machine
         self.tid = tid
@@ -157,6 +159,9 @@ class _Job:
         self.settled = trio.Event()
         self.opening = False  # worker sets it around its openat, `claim` clears it: one OPEN is ours, no other
         self.opened = False  # claim
+        self.closing = False  # Injector.close: the loop does nothing for us any more
+        self._taken_back = False  # loop
+        self._token = token
         self._lock = threading.Lock()
 
     def answer(self, result: int | None) -> bool:
@@ -167,16 +172,38 @@ class _Job:
                 reply(result)
             return reply is not None
 
+    def take_back(self) -> None:
+        """Release the file that the client did not open. In the loop's thread."""
+        if not self.opened and not self._taken_back:
+            self._taken_back = True
+            self.file.release()
+
+    def _undo(self) -> None:
+        """Take back from the worker, and wait for it: when the client learns of the failure, nothing is left that it could find."""
+        done = threading.Event()
+
+        def take_back() -> None:
+            self.take_back()
+            done.set()
+
+        try:
+            self._token.run_sync_soon(take_back)
+        except trio.RunFinishedError:
+            return
+        while not done.wait(LOOK) and not self.closing:
+            pass
+
     async def watch(self) -> None:
         """Wait for the end; see to it that a client that is being killed gets its reply, without which it cannot die.
 
         To seize a thread waits while another thread of its process is in exec; which waits, after the kill, for this one to die.
         """
-        while not self.settled.is_set():
-            with trio.move_on_after(LOOK):
+        while self.reply is not None and not self.settled.is_set():
+            with trio.move_on_after(LOOK) as look:
                 await self.settled.wait()
-            if not self.settled.is_set() and self.reply is not None and _is_killed(self.tid):
+            if look.cancelled_caught and _is_killed(self.tid):
                 self.answer(-errno.EINTR)
+        await self.settled.wait()
 
     def run(self) -> int:
         """The worker's whole way. Returns the descriptor, or raises Refused."""
@@ -185,12 +212,14 @@ class _Job:
                 raise Refused(errno.EOPNOTSUPP, "iommud does not know how to give descriptors on this machine")
             return self._serve(self._seize(self.machine))
         except Refused as refusal:
+            self._undo()
             self.answer(-refusal.errno)
             raise
         except ptrace.Gone:
             self.answer(-errno.ESRCH)
             raise Refused(errno.ESRCH, "the client ended while it was given a descriptor") from None
         except BaseException:
+            self._undo()
             self.answer(-errno.EIO)
             raise
 
@@ -198,23 +227,24 @@ class _Job:
         if self.tid == 0:
             raise Refused(errno.ESRCH, "the client is in a pid namespace that we cannot see into")
         try:
-            try:
-                return ptrace.Tracee(self.tid, machine, ptrace.SUSPEND_SECCOMP)
-            except OSError as error:
-                # EPERM may be about seccomp (we are not CAP_SYS_ADMIN, or are under a filter ourselves); EINVAL is: a kernel without it.
-                if error.errno not in (errno.EPERM, errno.EINVAL):
-                    raise
-            self._check_filters()
+            return ptrace.Tracee(self.tid, machine, ptrace.SUSPEND_SECCOMP)
+        except OSError as error:
+            # EPERM may be about seccomp (we are not CAP_SYS_ADMIN, or are under a filter ourselves); EINVAL is: a kernel without it.
+            # Once it has its reply the thread can die, and its id be another's (an exec); before, it cannot.
+            if error.errno == errno.ESRCH or self.reply is None:
+                raise ptrace.Gone from None
+        tracer = _status(self.tid).get("TracerPid", 0)
+        if tracer:
+            raise Refused(
+                errno.EPERM,
+                f"the client is traced by process {tracer} (a debugger, strace), and only one can: it cannot be given a descriptor",
+            )
+        self._check_filters()
+        try:
             return ptrace.Tracee(self.tid, machine)
         except OSError as error:
-            if error.errno == errno.ESRCH:
+            if error.errno == errno.ESRCH or self.reply is None:
                 raise ptrace.Gone from None
-            tracer = _status(self.tid).get("TracerPid", 0)
-            if tracer:
-                raise Refused(
-                    errno.EPERM,
-                    f"the client is traced by process {tracer} (a debugger, strace), and only one can: it cannot be given a descriptor",
-                ) from None
             raise Refused(
                 errno.EPERM, f"the client may not be traced by us ({error.strerror}), so it cannot be given a descriptor"
             ) from None
@@ -248,6 +278,8 @@ class _Job:
             result = -errno.EOPNOTSUPP
             raise Refused(errno.EOPNOTSUPP, f"the client cannot be given a descriptor: {foreign}") from None
         finally:
+            if result != 0:
+                self._undo()
             tracee.detach(result)
 
     def _place(self, tracee: ptrace.Tracee, descriptor: int | None) -> int:

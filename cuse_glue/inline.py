@@ -7,8 +7,12 @@ awaited `leave()`** (trio would bind it to the reader's task). `start` finds out
 """
 
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final
+
+import trio
 
 
 class _Leave:
@@ -55,3 +59,32 @@ def finish(coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
     """The rest of a coroutine that left, to be awaited in its new task."""
     # `yield from`, because `await` refuses a coroutine that somebody has begun.
     return (yield from coro)
+
+
+# In the task of a handler that left: what keeps an interrupt away from it.
+_guard: Final[ContextVar[trio.CancelScope]] = ContextVar("guard")
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Around a handler in its task: an interrupt (a signal to the caller, the end of the session) cancels it in `interruptible` only."""
+    with trio.CancelScope(shield=True) as guard:
+        token = _guard.set(guard)
+        try:
+            yield
+        finally:
+            _guard.reset(token)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Around a wait that depends on the caller's good will, where nothing has been done yet, or all is undone by a cancellation."""
+    guard = _guard.get(None)
+    if guard is None:
+        yield
+        return
+    guard.shield = False
+    try:
+        yield
+    finally:
+        guard.shield = True

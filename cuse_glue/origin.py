@@ -37,8 +37,11 @@ __all__ = ["CACHED", "ClientFile", "FileCache", "Mm", "MmCache"]
 
 CACHED: Final = 256  # threads whose address space is kept although nobody needs it
 LARGE: Final = 256 * 1024  # bytes from which process_vm_* is worth its checks
+FEW_PAGES: Final = 16  # up to which the entries are read at once
 PAGE_SIZE: Final = resource.getpagesize()
 
+# A thread that has ended, or (PermissionError) runs a program that we may not look into.
+_NOT_THERE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
 _THERE: Final = 0xC0  # of a pagemap entry's highest byte: present, swapped
 _ABSENT: Final = bytes(not byte & _THERE for byte in range(256))
 
@@ -107,19 +110,16 @@ class Mm:
 
     def fate(self) -> str:
         """For people: why it is gone."""
-        if any(self._auxv(tid) for tid in self._threads()):
-            return f"process {self.pid} has executed another program"
+        try:
+            if any(self._auxv(tid) for tid in self._threads()):
+                return f"process {self.pid} has executed another program"
+        except OSError:
+            return f"process {self.pid} is gone"
         return f"process {self.pid} has exited"
 
     def read(self, address: int, buffer: memoryview) -> int:
         """Fill `buffer` from `address` (bytes, which must be mapped); bytes read before one could not be."""
-        done = 0
-        if len(buffer) >= LARGE:
-            tid = self._thread()
-            if tid is not None:
-                done = raw_memory.read_process(tid, address, buffer)
-                if not self._is_here(tid):
-                    done = 0
+        done = self._read_by_number(address, buffer) if len(buffer) >= LARGE else 0
         while done < len(buffer):
             try:
                 count = os.preadv(self._mem, [buffer[done:]], address + done)
@@ -135,11 +135,7 @@ class Mm:
 
         `trusted`: the client would gain nothing if we wrote into a program that it executes this very moment.
         """
-        done = 0
-        if trusted and len(data) >= LARGE:
-            tid = self._thread()
-            if tid is not None:
-                done = raw_memory.write_process(tid, address, data)
+        done = self._write_by_number(address, data) if trusted and len(data) >= LARGE else 0
         while done < len(data):
             try:
                 count = os.pwritev(self._mem, [data[done:]], address + done)
@@ -150,8 +146,28 @@ class Mm:
             done += count
         return done
 
+    def _read_by_number(self, address: int, buffer: memoryview) -> int:
+        try:
+            tid = self._thread()
+            if tid is not None:
+                done = raw_memory.read_process(tid, address, buffer)
+                if self._is_here(tid):
+                    return done
+        except OSError:
+            pass
+        return 0
+
+    def _write_by_number(self, address: int, data: memoryview) -> int:
+        try:
+            tid = self._thread()
+        except OSError:
+            return 0
+        return raw_memory.write_process(tid, address, data) if tid is not None else 0
+
     def absent(self, address: int, pages: int) -> bytes:
         """For each of `pages` pages from `address`: 1 if nothing is there (not in memory, nor swapped out), else 0. Empty: it is gone."""
+        if pages > FEW_PAGES and raw_memory.any_absent(self._pagemap, address, address + pages * PAGE_SIZE) is False:
+            return bytes(pages)
         entries = os.pread(self._pagemap, pages * 8, address // PAGE_SIZE * 8)
         return entries[7::8].translate(_ABSENT)
 
@@ -192,7 +208,7 @@ class Mm:
         return int(found[1]) * 1024 // PAGE_SIZE if found is not None else 0
 
     def _thread(self) -> int | None:
-        """A living thread of this address space, the one that was good last time if it still is."""
+        """A living thread of this address space, the one that was good last time if it still is. OSError: we are short of descriptors."""
         if self._is_here(self._tid):
             return self._tid
         for tid in self._threads():
@@ -207,17 +223,17 @@ class Mm:
     def _auxv(self, tid: int) -> bytes:
         try:
             return _read_at(self._directory, f"task/{tid}/auxv")
-        except OSError:
+        except _NOT_THERE:
             return b""
 
     def _threads(self) -> Iterator[int]:
         try:
             tasks = os.open("task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
-        except OSError:
+        except _NOT_THERE:
             return
         try:
             yield from map(int, os.listdir(tasks))
-        except OSError:
+        except _NOT_THERE:
             return
         finally:
             os.close(tasks)

@@ -126,7 +126,8 @@ class InProcess:
             count = (end - 1) // PAGE_SIZE - first + 1
             index = first - self._address // PAGE_SIZE
             absent = self._mm.absent(first * PAGE_SIZE, count)
-            replaced = int.from_bytes(absent, "big") & int.from_bytes(self._touched[index : index + count], "big")
+            touched = self._touched[index : index + count]
+            replaced = _TOUCHED in absent and int.from_bytes(absent, "big") & int.from_bytes(touched, "big")
             if replaced:
                 page = (first + count - 1 - (replaced.bit_length() - 1) // 8) * PAGE_SIZE
                 raise Refused(EFAULT, f"process {self._mm.pid} has given back or replaced the page at {page:#x}")
@@ -167,7 +168,7 @@ class Pin:
     """Pinned memory: bytes from 0 to its length. `close` it once nobody reads or writes it.
 
     `read_into` and `write_from` may run in a worker thread, several at a time; they wait for as long as the client can delay a fault in
-    its private memory.
+    its private memory. Much is moved best in pieces of 4 MiB, through one `raw_memory.huge_buffer`: that is half of memcpy's speed or more.
     """
 
     __slots__ = ("_pieces", "_source", "_starts", "length")

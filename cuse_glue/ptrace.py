@@ -50,6 +50,7 @@ _SETSIGMASK: Final = 0x420B
 _EVENT_STOP: Final = 128
 _NT_PRSTATUS: Final = 1
 _WALL: Final = 0x4000_0000  # __WALL: threads as well as processes
+_WNOTHREAD: Final = 0x2000_0000  # __WNOTHREAD: only what this thread traces
 _SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
 _SIGMASK_SIZE: Final = 8
 _ALL_SIGNALS: Final = (1 << 64) - 1
@@ -205,10 +206,11 @@ class Tracee:
             pass_on = 0 if status >> 16 else stopped_by
 
     def _wait(self) -> int:
+        # Whatever this thread traces, and it traces one: not by id. An exec in another thread of the program gives that one our tracee's id
+        # and lets ours go; the kernel then wakes only who waits for any. And another worker may have the id's new owner in its hands.
         try:
-            _, status = os.waitpid(self.tid, _WALL)
+            _, status = os.waitpid(-1, _WALL | _WNOTHREAD)
         except ChildProcessError:
-            # Another thread's exec has taken this one's id, and the kernel has let it go.
             raise Gone from None
         if os.WIFSTOPPED(status):
             return status

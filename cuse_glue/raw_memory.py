@@ -8,6 +8,7 @@ short count. The direction matters: only the remote side (our private buffer) is
 the local side, whichever way the bytes go. A buffer of huge pages then moves at memcpy's speed, one of small pages at half of it.
 """
 
+import errno
 import mmap
 import os
 from typing import Any, Final
@@ -25,11 +26,18 @@ _ffi.cdef(
     void *mmap(void *address, size_t length, int prot, int flags, int fd, long offset);
     int munmap(void *address, size_t length);
     long syscall(long number, ...);
+    struct pm_scan_arg { uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages,
+                         category_inverted, category_mask, category_anyof_mask, return_mask; };
+    struct page_region { uint64_t start, end, categories; };
+    int ioctl(int fd, unsigned long request, ...);
     """
 )
 _libc: Any = _ffi.dlopen(None)
 
 _MAP_NORESERVE: Final = 0x4000  # of huge pages: those are the client's to reserve
+_HUGE_PAGE: Final = 2 << 20  # bytes; where it is another size, aligning to this does no harm
+_PAGEMAP_SCAN: Final = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), Linux 6.7
+_PRESENT_OR_SWAPPED: Final = 1 << 3 | 1 << 4
 _SYS_MEMFD_SECRET: Final = 447
 _FAILED: Final = (1 << _ffi.sizeof("size_t") * 8) - 1
 
@@ -90,6 +98,34 @@ def unmap(address: int, length: int) -> None:
     """munmap(2) of what `map_shared` gave."""
     if _libc.munmap(_ffi.cast("void *", address), length) != 0:
         raise OSError(_ffi.errno, os.strerror(_ffi.errno))
+
+
+def huge_buffer(length: int) -> memoryview:
+    """A buffer of `length` bytes for large copies, of huge pages where the system gives them. It goes with the last view of it."""
+    area = mmap.mmap(-1, length + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        area.madvise(mmap.MADV_HUGEPAGE)
+    except OSError:
+        pass  # a kernel without
+    start = -_address(_ffi.from_buffer(area)) % _HUGE_PAGE
+    return memoryview(area)[start : start + length]
+
+
+def any_absent(pagemap: int, start: int, end: int) -> bool | None:
+    """Whether a page of `start` to `end` is neither in memory nor swapped out, by /proc/PID/pagemap open as `pagemap`.
+
+    None: the kernel cannot tell so quickly. False as well when nobody lives there any more.
+    """
+    region = _ffi.new("struct page_region *")
+    scan: Any = _ffi.new("struct pm_scan_arg *")
+    scan.size = _ffi.sizeof("struct pm_scan_arg")
+    scan.start, scan.end = start, end
+    scan.vec, scan.vec_len, scan.max_pages = _address(region), 1, 1
+    scan.category_inverted = scan.category_mask = scan.return_mask = _PRESENT_OR_SWAPPED
+    found: int = _libc.ioctl(pagemap, _PAGEMAP_SCAN, scan)
+    if found < 0 and _ffi.errno != errno.ESRCH:
+        return None
+    return found > 0
 
 
 def memfd_secret() -> int | None:

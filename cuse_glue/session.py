@@ -1,8 +1,9 @@
 """One FUSE or CUSE session: requests come in, each gets exactly one reply.
 
 The session reads until the kernel has nothing more (EAGAIN) before it waits, because a wake-up costs more than a request.
-A request is handled where it is read (`inline.py`); only a handler that waits gets a task of its own, with a cancel scope that
-an INTERRUPT or the end of the session cancels. Whatever a handler does, `_settle` turns it into one reply: a result, -errno, or
+A request is handled where it is read (`inline.py`); only a handler that waits gets a task of its own, with a cancel scope that an INTERRUPT
+or the end of the session cancels, if it waits for something that depends on the client (`inline.interruptible`).
+Whatever a handler does, `_settle` turns it into one reply: a result, -errno, or
 EIO with a traceback in the log for a bug of ours.
 
 The kernel's side of a device file is here as protocols (`Opener`, `OpenFile`); what the file *means* is up to them.
@@ -25,7 +26,11 @@ from .caller import Caller
 log: Final = logging.getLogger("cuse_glue.session")
 
 MAX_WRITE: Final = 128 * 1024  # bytes in one READ or WRITE; the kernel wants a read buffer 4096 larger
+# RELEASEs that the kernel may have outstanding. Those beyond are held back, and overtaken by what their process does after its close.
+MAX_BACKGROUND: Final = 0xFFFF
 ROOT_INODE: Final = 1
+# ERESTARTNOINTR: the client's kernel handles the signal and makes the ioctl again; the client never sees that it was interrupted.
+RESTART: Final = -513
 DRAIN_LIMIT: Final = 64  # requests handled in a row while other tasks are waiting for their turn
 
 ReplyTaker = Callable[[], Callable[[Any], None] | None]
@@ -138,7 +143,7 @@ class Session:
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.EINTR):
                     continue  # that one request was taken back before we read it
-                if error.errno == errno.ENODEV:
+                if error.errno in (errno.ENODEV, errno.ECONNABORTED):
                     return
                 raise
             if size == 0:
@@ -200,8 +205,10 @@ class Session:
         error = -errno.EINTR
         reply_taker.set(lambda: self._take(unique, form))
         try:
-            with scope:
+            with scope, inline.guarded():
                 message = form(unique, await inline.finish(coro))
+            if scope.cancelled_caught and form is wire.ioctl_reply:
+                message = wire.ioctl_reply(unique, RESTART)
         except Exception as failure:
             error = self._errno(failure)
         finally:
@@ -244,7 +251,8 @@ class Session:
             raise OSError(errno.EPROTO, f"FUSE protocol {major}.{minor} is too old")
         flags &= wire.ATOMIC_O_TRUNC | wire.BIG_WRITES
         answer = wire.INIT_OUT.pack(
-            wire.PROTOCOL_MAJOR, min(minor, wire.PROTOCOL_MINOR), readahead, flags, 0, 0, MAX_WRITE, 1, 32, 0, 0, 0, 0
+            wire.PROTOCOL_MAJOR, min(minor, wire.PROTOCOL_MINOR), readahead, flags, MAX_BACKGROUND, MAX_BACKGROUND, MAX_WRITE, 1, 32,
+            0, 0, 0, 0,
         )
         self._nursery.start_soon(self._announce)
         return answer

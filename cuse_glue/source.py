@@ -127,12 +127,18 @@ class Source:
         except Gone:
             close_all(pieces)
             raise Refused(EFAULT, f"{self.mm.fate()}, with the memory at {position:#x}") from None
+        except OSError as error:
+            close_all(pieces)
+            if error.errno not in SHORT_OF_MEANS:
+                raise
+            raise Refused(ENOMEM, f"the mapping at {position:#x} cannot be held: {error.strerror}") from None
         except BaseException:
             close_all(pieces)
             raise
         return Pin(self, pieces)
 
     def _piece(self, vma: Vma, address: int, length: int, writable: bool) -> Piece:
+        """OSError: we are short of means (EMFILE, ENFILE, ENOMEM)."""
         if writable and not vma.writable:
             raise Refused(EFAULT, f"the mapping at {address:#x} is not writable")
         if not writable and not vma.readable:
@@ -145,7 +151,10 @@ class Source:
             raise Refused(EFAULT, f"secret memory is mapped at {address:#x}")
         if vma.shared and writable and kind not in _NEVER_WRITTEN_BACK:
             raise Refused(EFAULT, f"a file of {kind.decode()} is mapped shared at {address:#x}: it is written back")
-        file = self._open(vma, kind, writable and vma.shared)
+        file = None
+        if kind in LOCAL:
+            to_write = writable and vma.shared
+            file = self._files.mapped(vma.dev, vma.inode, to_write, lambda: self.mm.map_file(vma.start, vma.end))
         if file is None:
             self._refuse_device(vma, address)
             return InProcess(self.mm, self.trusted, vma, address, length)
@@ -161,7 +170,7 @@ class Source:
                 window.drop()
         except OSError as error:
             if error.errno in SHORT_OF_MEANS:
-                raise Refused(ENOMEM, f"the mapping at {address:#x} cannot be held: {error.strerror}") from None
+                raise
         finally:
             file.drop()
         return InProcess(self.mm, self.trusted, vma, address, length)
@@ -169,22 +178,18 @@ class Source:
     def _mounts(self) -> bytes:
         try:
             return self.mm.thread_file("mountinfo")
-        except OSError:
-            return b""
-
-    def _open(self, vma: Vma, kind: bytes, writable: bool) -> HeldFile | None:
-        if kind not in LOCAL:
-            return None
-        try:
-            return self._files.mapped(vma.dev, vma.inode, writable, lambda: self.mm.map_file(vma.start, vma.end))
         except OSError as error:
-            raise Refused(ENOMEM, f"the file mapped at {vma.start:#x} cannot be held: {error.strerror}") from None
+            if error.errno in SHORT_OF_MEANS:
+                raise
+            return b""
 
     def _refuse_device(self, vma: Vma, address: int) -> None:
         """A file we did not open may be a device: memory without pages, which the kernel does not pin (VM_IO, VM_PFNMAP)."""
         try:
             flags = vm_flags(self.mm.thread_file("smaps"), vma.start)
-        except OSError:
+        except OSError as error:
+            if error.errno in SHORT_OF_MEANS:
+                raise
             raise Refused(EFAULT, f"{self.mm.fate()}, with the memory at {address:#x}") from None
         if not flags.isdisjoint(("io", "pf")):
             raise Refused(EFAULT, f"a device's memory is mapped at {address:#x}")

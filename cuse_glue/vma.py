@@ -112,13 +112,16 @@ class Maps:
         return found
 
     def _parse(self, start: int, end: int) -> list[Vma]:
-        with self._lock:  # one file position
-            os.lseek(self._fd, 0, os.SEEK_SET)
-            parts = []
-            while part := os.read(self._fd, 1 << 16):
-                parts.append(part)
+        parts = []
+        try:
+            with self._lock:  # one file position
+                os.lseek(self._fd, 0, os.SEEK_SET)
+                while part := os.read(self._fd, 1 << 16):
+                    parts.append(part)
+        except ProcessLookupError:
+            raise Gone from None
         text = b"".join(parts)
-        if not text:
+        if not text:  # older kernels
             raise Gone
         found = []
         for at, upto, r, w, s, offset, major, minor, inode in _LINE.findall(text):

@@ -159,7 +159,7 @@ def _serve(connection: socket.socket, settings: "Settings") -> int:
 
     from cuse_glue.session import Attributes, Session
 
-    from .ops.files import IommuDevice, Options
+    from .ops.files import IommuDevice, Options, calm_collector
 
     message, descriptors, _, _ = socket.recv_fds(connection, 64, 2)
     if not message:
@@ -196,5 +196,6 @@ def _serve(connection: socket.socket, settings: "Settings") -> int:
             nursery.cancel_scope.cancel()
         device.shutdown()
 
+    calm_collector()
     trio.run(main)
     return 0

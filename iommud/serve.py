@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ log: Final = logging.getLogger("iommud.serve")
 CUSE_DEVICE: Final = "/dev/cuse"
 NAME: Final = "iommu"
 SOURCE: Final = "iommud"
+STOP: Final = (signal.SIGTERM, signal.SIGINT)
 EMPTY_FILE_MODE: Final = 0  # nothing else makes files like that, so a left one is known as ours
 
 
@@ -47,6 +49,8 @@ class Place:
 def serve(place: Place, settings: "Settings") -> int:
     """Serve until SIGTERM or SIGINT, or until the mount is taken away. Returns the exit status."""
     stderr.configure(settings.log_level)
+    for number in STOP:  # until the session takes them over; what stands by then is cleaned up on the way out
+        signal.signal(number, lambda *_: sys.exit(0))
     try:
         with ExitStack() as stack:
             gid = _gid(place.group)
@@ -69,7 +73,7 @@ def _serve(fd: int, settings: "Settings", mode: int, gid: int, where: str, cuse_
 
     from cuse_glue.session import Attributes, Session
 
-    from .ops.files import IommuDevice, Options
+    from .ops.files import IommuDevice, Options, calm_collector
 
     device = IommuDevice(Options(mock=settings.mock, why=stderr.write_line if settings.why else None))
     session = Session(fd, device, Attributes(mode=mode, uid=os.geteuid(), gid=gid), cuse_name=cuse_name)
@@ -86,7 +90,7 @@ def _serve(fd: int, settings: "Settings", mode: int, gid: int, where: str, cuse_
 
     async def stop(task_status: trio.TaskStatus[None]) -> None:
         nonlocal asked_to_stop
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(*STOP) as signals:
             task_status.started()
             async for _ in signals:
                 asked_to_stop = True
@@ -100,7 +104,10 @@ def _serve(fd: int, settings: "Settings", mode: int, gid: int, where: str, cuse_
             nursery.cancel_scope.cancel()
         device.shutdown()
 
+    calm_collector()
     trio.run(main)
+    for number in STOP:
+        signal.signal(number, signal.SIG_IGN)  # impatience must not stop the cleaning up
     if not is_ready and not asked_to_stop:
         raise Unusable(f"{where} was refused by the kernel: is there a device of that name already?")
     if not asked_to_stop:

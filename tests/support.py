@@ -3,8 +3,6 @@
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,16 +47,3 @@ def mounts_at(path: str) -> list[str]:
     """The lines of mountinfo whose mount point is `path`, in this process's namespace."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return [line for line in lines if line.split(" ")[4] == path]
-
-
-@contextmanager
-def cleanup(*actions: Callable[[], object]) -> Iterator[None]:
-    """Run the actions afterwards, each whatever the others did."""
-    try:
-        yield
-    finally:
-        for action in actions:
-            try:
-                action()
-            except OSError:
-                pass

@@ -9,7 +9,7 @@ Ref: v7.3 selftest.c
 """
 
 import struct
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from errno import EBADE, EINVAL, EIO, ENOENT, ENOMEM, EOPNOTSUPP
 from typing import ClassVar, Final
 
@@ -44,7 +44,6 @@ class MockDriver(Driver):
 
     _numbers: ClassVar[set[int]] = set()
     iommu = "mock"
-    cache_coherent = True
     nesting = True
     viommu_types = frozenset({VIOMMU_SELFTEST})
 
@@ -57,17 +56,13 @@ class MockDriver(Driver):
         self._fail_next = False
         self.number = next(n for n in range(len(self._numbers) + 1) if n not in self._numbers)
         self._numbers.add(self.number)
-        self.name = f"iommufd_mock{self.number}"
+        self.name = self.group = f"iommufd_mock{self.number}"
         self.current: AnyDomain | None = None
         self.cache = [CACHE_DEFAULT] * CACHE_ENTRIES
 
     def remove(self) -> None:
         """The device is unplugged; its number is free again."""
         self._numbers.discard(self.number)
-
-    @property
-    def group(self) -> Hashable:
-        return self.name
 
     def domain(self, flags: int, data: UserData | None) -> Domain:
         if flags & DIRTY_TRACKING and not self.dirty_tracking:
@@ -198,7 +193,7 @@ class MockAccess:
             self.access = None
 
 
-def check_pages(pinned: list[tuple[Pages, int]], wanted: list[Hashable]) -> None:
+def check_pages(pinned: list[tuple[Pages, int]], wanted: Iterable[Hashable]) -> None:
     """EBADE: a pinned page is not the page that the client sees at its own address."""
     for at, ((pages, index), identity) in enumerate(zip(pinned, wanted, strict=True)):
         if pages.identity(index) != identity:

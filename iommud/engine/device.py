@@ -41,6 +41,8 @@ class Driver(Protocol):
     """What the engine asks of a device's driver. One that derives from this need not write what it does not have."""
 
     name: str
+    group: Hashable  # devices of equal group share a page table; a device that is alone: itself
+    cache_coherent: bool = True  # its DMA sees the CPU's caches; one that does not cannot be bound (EINVAL)
     iommu: Hashable = "emulated"  # the kind of IOMMU before the device: page tables of another kind do not suit it
     dirty_tracking: bool = False  # its page tables can record what DMA wrote
     nesting: bool = False  # it has nested page tables
@@ -48,14 +50,6 @@ class Driver(Protocol):
     enforces_coherency: bool = False  # its page tables make all DMA see the CPU's caches, whatever the device asks for
     ats: bool = False  # the device may ask for translations ahead of its DMA
     max_pasids: int = 0  # how many PASIDs it has, counted from 0; 0: none
-
-    @property
-    def group(self) -> Hashable:
-        """Devices of equal group share a page table. A device that is alone: itself."""
-
-    @property
-    def cache_coherent(self) -> bool:
-        """Whether its DMA sees the CPU's caches; one that does not cannot be bound (EINVAL)."""
 
     def domain(self, flags: int, data: UserData | None) -> Domain:
         """A new page table. `flags`: domain.NEST_PARENT, DIRTY_TRACKING, PASID; `data`: what a client said of it.

@@ -12,7 +12,7 @@ from ..errors import IoctlError
 from .hwpt import NO_PASID, Hwpt
 
 if TYPE_CHECKING:
-    from .device import Device
+    from .device import Device, Region
     from .ioas import Ioas
 
 
@@ -68,8 +68,7 @@ class Group:
         if found is not None and found.hwpt is not hwpt:
             raise IoctlError(EINVAL, f"{self} has {found.hwpt}{_at(pasid)}, its devices cannot have {hwpt}")
         ioas = hwpt.paging.ioas
-        if pasid == NO_PASID:
-            self._reserve(device, ioas)
+        regions = self._reserve(device, ioas) if pasid == NO_PASID else []
         try:
             if found is None:
                 self._check_pasid(hwpt, pasid)
@@ -82,6 +81,9 @@ class Group:
             self.attachments[pasid] = Attachment(pasid, hwpt, device, [device])
         else:
             found.devices.append(device)
+        for region in regions:
+            if region.sw_msi:
+                self.sw_msi_start = region.start
         hwpt.users.append(device)
 
     def detach(self, device: "Device", pasid: int) -> Hwpt | None:
@@ -100,6 +102,8 @@ class Group:
             _answer_faults(found)
         if pasid == NO_PASID:
             hwpt.paging.ioas.iopt.unreserve(device)
+            if not found.devices:
+                self.sw_msi_start = None
         hwpt.users.remove(device)
         return hwpt
 
@@ -147,7 +151,7 @@ class Group:
         if pasid != NO_PASID and self.hwpt is not None and not self.hwpt.pasid_compat:
             raise IoctlError(EINVAL, f"{self} has {self.hwpt}, which was not allocated with IOMMU_HWPT_ALLOC_PASID")
 
-    def _reserve(self, device: "Device", ioas: "Ioas") -> None:
+    def _reserve(self, device: "Device", ioas: "Ioas") -> "list[Region]":
         # Ref: v7.3 io_pagetable.c iopt_table_enforce_dev_resv_regions
         try:
             regions = device.driver.reserved_regions()
@@ -156,9 +160,7 @@ class Group:
         except BaseException:
             ioas.iopt.unreserve(device)
             raise
-        for region in regions:
-            if region.sw_msi:
-                self.sw_msi_start = region.start
+        return regions
 
     def _unreserve_all(self, ioas: "Ioas") -> None:
         for member in self.attached:

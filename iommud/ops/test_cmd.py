@@ -203,10 +203,13 @@ async def access_pages(request: Request) -> None:
     try:
         if wanted.uptr:
             first = wanted.uptr - iova % PAGE_SIZE
-            identities: list[Hashable] = [
-                request.origins.page_identity(request.caller, first + at * PAGE_SIZE & U64_MAX) for at in range(len(pinned))
-            ]
-            mock.check_pages(pinned, identities)
+            mock.check_pages(
+                pinned,
+                (
+                    request.origins.page_identity(request.caller, first + at * PAGE_SIZE & U64_MAX)
+                    for at in range(len(pinned))
+                ),
+            )
     except BaseException:
         user.undo(iova, length)
         raise
@@ -233,6 +236,7 @@ async def access_rw(request: Request) -> None:
     _, access = _access(request)
     iova = _nth_area(access, wanted.iova) if wanted.flags & _SYZ else wanted.iova
     near = None if wanted.flags & _RW_SLOW else request.address_space().mm
+    await request.settle(wanted.uptr, wanted.length)
     copy = partial(_copy, request, access, iova, wanted.uptr, wanted.length, bool(wanted.flags & _RW_WRITE), near)
     if wanted.length <= INLINE_COPY or access.ioas is None:
         copy()

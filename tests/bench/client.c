@@ -14,15 +14,10 @@
  * every area, where the fixed MAPs go at random. It is filled in a scattered order, as a guest
  * would.
  */
-#include <errno.h>
+#include "client.h"
+
 #include <fcntl.h>
-#include <linux/iommufd.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #define PAGE 4096ULL
 #define MAX_AREAS (4ULL << 20)
@@ -40,20 +35,6 @@ struct target {
 
 static __u64 memory; /* where the user addresses begin; never touched */
 
-static void die(const char *what)
-{
-	fprintf(stderr, "client: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static __u64 now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ULL + t.tv_nsec;
-}
-
 static __u64 below(__u64 bound)
 {
 	static __u64 x = 88172645463325252ULL;
@@ -64,59 +45,19 @@ static __u64 below(__u64 bound)
 	return x % bound;
 }
 
-static __u32 alloc(struct target *t)
-{
-	struct iommu_ioas_alloc cmd = { .size = sizeof(cmd) };
-
-	if (ioctl(t->fd, IOMMU_IOAS_ALLOC, &cmd))
-		die("IOAS_ALLOC");
-	return cmd.out_ioas_id;
-}
-
-static void destroy(struct target *t, __u32 id)
-{
-	struct iommu_destroy cmd = { .size = sizeof(cmd), .id = id };
-
-	if (ioctl(t->fd, IOMMU_DESTROY, &cmd))
-		die("DESTROY");
-}
-
 static __u64 map(struct target *t, __u32 flags, __u64 page, __u64 iova)
 {
-	struct iommu_ioas_map cmd = {
-		.size = sizeof(cmd),
-		.flags = flags | IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE,
-		.ioas_id = t->ioas,
-		.user_va = memory + page * PAGE,
-		.length = PAGE,
-		.iova = iova,
-	};
-
-	if (ioctl(t->fd, IOMMU_IOAS_MAP, &cmd))
-		die("IOAS_MAP");
-	return cmd.iova;
+	return ioas_map(t->fd, t->ioas, flags, memory + page * PAGE, PAGE, iova);
 }
 
 static void unmap(struct target *t, __u64 iova)
 {
-	struct iommu_ioas_unmap cmd = {
-		.size = sizeof(cmd),
-		.ioas_id = t->ioas,
-		.iova = iova,
-		.length = PAGE,
-	};
-
-	if (ioctl(t->fd, IOMMU_IOAS_UNMAP, &cmd))
-		die("IOAS_UNMAP");
-	if (cmd.length != PAGE) {
-		errno = EPROTO;
-		die("IOAS_UNMAP length");
-	}
+	ioas_unmap(t->fd, t->ioas, iova, PAGE);
 }
 
 static void alloc_destroy(struct target *t)
 {
-	destroy(t, alloc(t));
+	destroy(t->fd, ioas_alloc(t->fd));
 }
 
 static void map_fixed(struct target *t)
@@ -221,7 +162,7 @@ int main(int argc, char **argv)
 		targets[k - 1].fd = open(argv[k], O_RDWR | O_CLOEXEC);
 		if (targets[k - 1].fd < 0)
 			die(argv[k]);
-		targets[k - 1].ioas = alloc(&targets[k - 1]);
+		targets[k - 1].ioas = ioas_alloc(targets[k - 1].fd);
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	while (scanf("%15s %u", verb, &i) == 2 && i < (unsigned int)argc - 1) {

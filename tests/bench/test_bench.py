@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench import run as bench
+from tests.bench import copies, devices, rig, round_trips, run
 
-RUN = [sys.executable, bench.__file__, "--quick"]
+RUN = [sys.executable, run.__file__, "--quick"]
 
 
 @contextmanager
@@ -43,27 +43,29 @@ def test_a_quick_run_writes_every_row(tmp_path: Path) -> None:
         printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0, printed
     rows = {row["name"]: row for row in json.loads((tmp_path / "bench.json").read_text())}
-    promised = {bench.placed(name, placement) for name in bench.WORKLOADS for placement in bench.PLACEMENTS}
-    promised |= {bench.with_standing(name, areas) for name in bench.ON_STANDING for areas in bench.QUICK.standing}
-    assert promised | {bench.BYTES_PER_AREA} <= rows.keys()
+    compared = round_trips.names(rig.QUICK) | devices.names(rig.QUICK) | copies.names(rig.QUICK)
+    smallest = {devices.name(rig.QUICK.maps[0], kind) for kind in rig.KINDS}
+    assert compared | smallest | {round_trips.BYTES_PER_AREA} <= rows.keys()
     for name, row in rows.items():
         assert list(row) == ["name", "unit", "iommud", "peer", "ratio"]
         assert isinstance(row["unit"], str)
         assert isinstance(row["iommud"], float)
         assert name in printed
-        if name in promised:
+        if name in compared:
             assert row["iommud"] > 0
             assert row["ratio"] == row["iommud"] / row["peer"]
         else:
             assert row["peer"] is row["ratio"] is None
-    assert [line.rpartition(": ")[2] in ("holds", "DOES NOT HOLD") for line in printed.splitlines()[-3:]] == [True] * 3
+    figures = {name: rig.Row(name, row["unit"], row["iommud"], row["peer"]) for name, row in rows.items()}
+    verdicts = [verdict for judge in run.VERDICTS for verdict in judge(figures, rig.QUICK)]
+    assert printed.splitlines()[-len(verdicts) :] == list(map(str, verdicts))
     assert left_behind(tmp_path) == []
 
 
 def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     with started(tmp_path) as process:
         assert process.stdout is not None
-        while bench.UNPINNED not in process.stdout.readline():  # the first row: both servers and the client run
+        while rig.UNPINNED not in process.stdout.readline():  # the first row: both servers and the client run
             assert process.poll() is None
         assert left_behind(tmp_path) != []
         process.send_signal(signal.SIGINT)
@@ -71,3 +73,22 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGINT
     assert left_behind(tmp_path) == []
     assert not (tmp_path / "bench.json").exists()
+
+
+def test_a_verdict_says_on_which_side_of_its_limit_a_figure_is() -> None:
+    assert str(rig.Verdict("cost", 1.5, 1.5)) == "cost: 1.50, at most 1.5: holds"
+    assert str(rig.Verdict("cost", 1.6, 1.5)).endswith(": DOES NOT HOLD")
+    assert str(rig.Verdict("bandwidth", 0.5, 0.5, at_least=True)) == "bandwidth: 0.50, at least 0.5: holds"
+    assert str(rig.Verdict("bandwidth", 0.4, 0.5, at_least=True)).endswith(": DOES NOT HOLD")
+
+
+def test_figures_are_compared_in_turns() -> None:
+    calls: list[str] = []
+
+    def measure(name: str, figures: list[float]) -> float:
+        calls.append(name)
+        return figures.pop()
+
+    first, second = [9.0, 1.0, 2.0], [7.0, 8.0, 5.0]
+    assert rig.in_turns(3, lambda: measure("a", first), lambda: measure("b", second)) == (2.0, 7.0)
+    assert "".join(calls) == "ababab"

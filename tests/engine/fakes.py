@@ -4,7 +4,7 @@ that may fail goes through one `Faults`, which can make the n-th one fail.
 
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable
-from errno import EFAULT, EINVAL, ENOENT, ENOMEM
+from errno import EFAULT, ENOENT, ENOMEM
 from typing import TypeVar
 
 from iommud.engine.access import create
@@ -130,7 +130,7 @@ class FakeOrigin:
         assert start % P == 0
         assert length % P == 0
         assert length > 0
-        self.faults.may_fail(f"pin {start:#x}+{length:#x}", EFAULT)
+        self.faults.may_fail("pin", EFAULT)
         pin = FakePin(self, start // P, [self.page(start // P + n) for n in range(length // P)])
         self.pins.append(pin)
         self.asked.append((start // P, length // P, writable))
@@ -148,7 +148,7 @@ class FakeOrigin:
             self.page((address + n) // P)[(address + n) % P] = data[n]
 
     def memlock_limit(self) -> int | None:
-        self.faults.may_fail("memlock", ENOMEM)
+        self.faults.may_fail("limit", ENOMEM)
         return self.limit
 
     def locked_pages(self) -> int:
@@ -197,7 +197,7 @@ class FakeDriver(Driver):
         max_pasids: int = 0,
     ) -> None:
         self.faults = faults or Faults()
-        self.own_group: Hashable = group if group is not None else self
+        self.group: Hashable = group if group is not None else self
         self.name = name
         self.iommu = make
         self.max_pasids = max_pasids
@@ -209,21 +209,17 @@ class FakeDriver(Driver):
         self.refuses: Callable[[AnyDomain], int] = lambda _: 0  # the errno
         self.log: list[str] = []
 
-    @property
-    def group(self) -> Hashable:
-        return self.own_group
-
     def domain(self, flags: int, data: UserData | None) -> Domain:
-        self.faults.may_fail(f"{self.name}.domain", ENOMEM)
+        self.faults.may_fail("domain", ENOMEM)
         dirty = Dirty(self.page_sizes) if flags & DIRTY_TRACKING else None
         return Domain(self, self.page_sizes, *self.aperture, dirty=dirty)
 
     def nested_domain(self, parent: Domain, flags: int, data: UserData) -> NestedDomain:
-        self.faults.may_fail(f"{self.name}.nested_domain", ENOMEM)
+        self.faults.may_fail("nested_domain", ENOMEM)
         return NestedDomain(self)
 
     def attach(self, domain: AnyDomain) -> None:
-        self.faults.may_fail(f"{self.name}.attach", ENOMEM)
+        self.faults.may_fail("attach", ENOMEM)
         if errno := self.refuses(domain):
             raise IoctlError(errno, "the driver does not want it")
         self.current = domain
@@ -235,7 +231,7 @@ class FakeDriver(Driver):
         self.log.append("detach")
 
     def attach_pasid(self, pasid: int, domain: AnyDomain, old: AnyDomain | None) -> None:
-        self.faults.may_fail(f"{self.name}.attach_pasid", ENOMEM)
+        self.faults.may_fail("attach_pasid", ENOMEM)
         assert self.pasids.get(pasid) is old
         if errno := self.refuses(domain):
             raise IoctlError(errno, "the driver does not want it")
@@ -245,7 +241,7 @@ class FakeDriver(Driver):
         del self.pasids[pasid]
 
     def reserved_regions(self) -> list[Region]:
-        self.faults.may_fail(f"{self.name}.reserved_regions", EINVAL)
+        self.faults.may_fail("reserved_regions", ENOMEM)
         return self.regions
 
 
@@ -305,7 +301,7 @@ class FaultyTable(ObjectTable):
         self.faults = faults
 
     def reserve(self, obj: Object) -> None:
-        self.faults.may_fail(f"an ID for {obj.kind}", ENOMEM)
+        self.faults.may_fail("ID", ENOMEM)
         super().reserve(obj)
 
 

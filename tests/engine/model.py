@@ -46,7 +46,7 @@ class ModelTable:
         alignment = min(alignment, HUGE)
         if alignment < self.alignment:
             return None
-        windows = []
+        windows: list[tuple[int, int]] = []
         for start, last in sorted(self.allowed):
             if windows and start <= windows[-1][1] + 1:
                 windows[-1] = windows[-1][0], max(last, windows[-1][1])

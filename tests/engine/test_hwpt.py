@@ -1,6 +1,6 @@
 """Page tables by hand and nested ones, PASIDs, vIOMMUs; each also with every single thing that may fail failing."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from errno import EADDRINUSE, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EOPNOTSUPP
 
 import pytest
@@ -327,14 +327,10 @@ class Least(Driver):
     """All that a driver must write."""
 
     name = "least"
-    cache_coherent = True
 
     def __init__(self) -> None:
+        self.group = self
         self.log: list[AnyDomain | None] = []
-
-    @property
-    def group(self) -> Hashable:
-        return self
 
     def domain(self, flags: int, data: UserData | None) -> Domain:
         return Domain(self, P)

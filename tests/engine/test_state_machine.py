@@ -4,6 +4,7 @@ Invariants after every step: the areas are the model's, disjoint and ordered; th
 IDs are the lowest free ones; close leaves nothing.
 """
 
+from collections.abc import Hashable
 from errno import EADDRINUSE, EBUSY, EEXIST, EINVAL, ENOENT, ENOSPC, EOVERFLOW, EPERM
 from itertools import pairwise
 
@@ -16,7 +17,7 @@ from iommud.engine import area as area_module
 from iommud.engine.context import Context
 from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
 from iommud.engine.ioas import Ioas
-from iommud.engine.pages import PAGE_SIZE, AccountMode, file_slice, user_slice
+from iommud.engine.pages import PAGE_SIZE, AccountMode, Origin, Pin, file_slice, user_slice
 from iommud.engine.span import U64_MAX, spans_of
 from iommud.errors import IoctlError
 
@@ -24,7 +25,10 @@ from .model import ModelArea, ModelTable
 
 
 class CountedOrigin:
-    """An origin that only counts who holds it."""
+    """An origin that only counts who holds it; nothing of it is ever pinned here."""
+
+    uid = 0
+    mm: Hashable = None
 
     def __init__(self, is_file: bool) -> None:
         self.is_file = is_file
@@ -36,6 +40,24 @@ class CountedOrigin:
     def drop(self) -> None:
         self.held -= 1
         assert self.held >= 0
+
+    def pin(self, start: int, length: int, writable: bool) -> Pin:
+        raise AssertionError("there is no page table to pin for")
+
+    def alive(self) -> bool:
+        return True
+
+    def read_now(self, address: int, buffer: memoryview) -> None:
+        raise AssertionError("there is no access")
+
+    def write_now(self, address: int, data: memoryview) -> None:
+        raise AssertionError("there is no access")
+
+    def memlock_limit(self) -> int | None:
+        return None
+
+    def locked_pages(self) -> int:
+        return 0
 
 
 UNIT = PAGE_SIZE // 2
@@ -344,7 +366,8 @@ class EngineMachine(RuleBasedStateMachine):
                 refs[id(area.pages)] = refs.get(id(area.pages), 0) + 1
         assert all(found.refs == refs[key] for key, found in pages.items())
         for origin in self.origins:
-            assert origin.held == sum(1 for found in pages.values() if found.origin is origin)
+            same: Origin = origin
+            assert origin.held == sum(1 for found in pages.values() if found.origin is same)
 
     @invariant()
     def users_equal_the_graph(self) -> None:

@@ -1,5 +1,7 @@
 """Locks: free at once, first come first served, and nothing kept when a waiter gives up."""
 
+from collections.abc import Generator
+
 import pytest
 import trio
 import trio.testing
@@ -105,7 +107,7 @@ async def test_a_lock_handed_to_one_that_is_cancelled_goes_on() -> None:
 async def test_steps_that_are_cancelled_undo_themselves() -> None:
     undone = False
 
-    def steps():  # type: ignore[no-untyped-def]
+    def steps() -> Generator[None, None, None]:
         nonlocal undone
         try:
             while True:
@@ -120,13 +122,13 @@ async def test_steps_that_are_cancelled_undo_themselves() -> None:
     assert undone
     assert scope.cancelled_caught
 
-    def ends():  # type: ignore[no-untyped-def]
+    def ends() -> Generator[None, None, int]:
         yield
         return 7
 
     assert await in_steps(ends()) == 7
 
-    def fails():  # type: ignore[no-untyped-def]
+    def fails() -> Generator[None, None, None]:
         yield
         raise ValueError("as it should")
 

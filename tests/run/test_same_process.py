@@ -107,12 +107,17 @@ def test_credentials_and_capabilities_of_root() -> None:
 
 def test_descriptors_pass_and_none_is_added() -> None:
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as kept_back:
-        script = 'cd /proc/self/fd && for n in *; do [ -e "$n" ] && echo "$n $(readlink "$n")"; done | grep -v /proc/ | sed s/pipe:.*/pipe/'
-        os.set_inheritable(file.fileno(), True)
-        plain = same(["sh", "-c", script], pass_fds=[file.fileno()], stderr=subprocess.DEVNULL)
-        lines = [line.split()[0] for line in plain.decode().splitlines()]
-        assert str(file.fileno()) in lines
-        assert str(kept_back.fileno()) not in lines
+        find = ["find", "/proc/self/fd", "-mindepth", "1", "-printf", "%f %l\n"]
+
+        def held(prefix: list[str]) -> list[str]:
+            lines = output([*prefix, *find], pass_fds=[file.fileno()]).decode().splitlines()
+            return sorted(re.sub("pipe:.*", "pipe", line) for line in lines if "/proc/" not in line)  # find's own
+
+        plain = held([])
+        assert held(RUN) == plain
+        numbers = [line.split()[0] for line in plain]
+        assert str(file.fileno()) in numbers
+        assert str(kept_back.fileno()) not in numbers
 
 
 def test_closed_standard_descriptors() -> None:

@@ -97,6 +97,15 @@ def test_serves_and_leaves_nothing(start: Start, path: str, probe: str, number: 
     assert server.said() == f"iommud: serving {path} (FUSE)\n"
 
 
+def test_stopped_before_it_is_ready_it_leaves_nothing(start: Start, path: str) -> None:
+    server = start("--fuse", path)
+    while not mounts_at(path):
+        assert server.process.poll() is None
+    assert server.stop() == 0
+    assert not os.path.lexists(path)
+    assert not mounts_at(path)
+
+
 def test_systemd_is_told_at_an_abstract_address_too(start: Start, path: str) -> None:
     server = start("--fuse", path, address=f"@iommud-test-{os.getpid()}")
     assert server.told() == ["READY=1", f"STATUS=Serving {path} (FUSE)"]

@@ -137,6 +137,9 @@ async def serve(session: Session) -> None:
 
 def main() -> None:
     logging.basicConfig()
+    import faulthandler
+
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     parser = argparse.ArgumentParser()
     parser.add_argument("path")
     parser.add_argument("--uid", type=int)

@@ -227,6 +227,7 @@ CASES: dict[str, Case] = {
     "/dev/zero shared, write": Case(lambda: _device("/dev/zero", R | W, SHARED), True, OK),
     "memory without pages, read": Case(_without_pages, False, EFAULT, PAGE),
     "secret memory, write": Case(_over(4 * PAGE, R | W, SHARED, secret), True, EFAULT),
+    "secret memory, read": Case(_over(4 * PAGE, R | W, SHARED, secret), False, EFAULT),
     "vdso, read": Case(lambda: named("[vdso]"), False, OK, PAGE),
     "vdso, write": Case(lambda: named("[vdso]"), True, EFAULT, PAGE),
     "stack, write": Case(lambda: named("[stack]"), True, OK, PAGE),
