@@ -94,6 +94,8 @@ async def _invalidate(request: Request, array: UserArray) -> None:
     if array.count and (not cmd.data_uptr or not 0 < array.length <= LONGEST_STRUCT or array.count > MOST_ENTRIES):
         raise IoctlError(EINVAL, f"{array.count} entries of {array.length} bytes at {cmd.data_uptr:#x}")
     hwpt = objects.get(cmd.hwpt_id, Object)
+    if isinstance(hwpt, Viommu):
+        raise IoctlError(EOPNOTSUPP, f"iommud does not have the caches of {hwpt} yet")
     if not isinstance(hwpt, HwptNested):
         raise IoctlError(EINVAL, f"{hwpt} is no nested page table")
     with objects.using(hwpt, request):
