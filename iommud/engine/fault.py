@@ -78,7 +78,8 @@ class Fault(Object):
         self._free: list[int] = []
         self._next = 1
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
         """Groups that wait for an answer, read or not."""
         return len(self._delivered) + len(self._answerable)
 
