@@ -92,23 +92,20 @@ class Dirty:
 
     def scan(self, start: int, last: int, page_size: int, *, clear: bool) -> Iterator[tuple[int, bytes]]:
         """The dirty bits of start..last as a bitmap of one bit for each `page_size` bytes (a power of two; `start` is aligned to it):
-        (offset, bytes) of the stretches that are not all zero, upwards. What is handed out is clean when `clear`.
-
-        Two stretches may have a byte in common: they are to be OR-ed. DMA may go on between the steps.
+        (offset, bytes) of stretches that are not all zero, upwards, no byte twice. What is handed out is clean when `clear`. DMA may go on
+        between the steps.
         """
-        held: tuple[int, bytearray] | None = None
-        for offset, data in self._pieces(start, last, page_size.bit_length() - 1 - self._shift, clear):
-            if held is not None:
-                join = held[0] + len(held[1]) - offset
-                if join in (0, 1) and len(held[1]) < _JOIN:
-                    if join:
-                        held[1][-1] |= data[0]
-                    held[1].extend(data[join:])
-                    continue
-                yield held[0], bytes(held[1])
-            held = offset, bytearray(data)
-        if held is not None:
-            yield held[0], bytes(held[1])
+        offset, held = 0, bytearray()
+        for position, data in self._pieces(start, last, page_size.bit_length() - 1 - self._shift, clear):
+            shared = held.pop() if held and offset + len(held) - 1 == position else 0
+            if offset + len(held) != position or len(held) >= _JOIN:
+                if held:
+                    yield offset, bytes(held)
+                offset, held = position, bytearray()
+            held += data
+            held[position - offset] |= shared
+        if held:
+            yield offset, bytes(held)
 
     def _pieces(self, start: int, last: int, order: int, clear: bool) -> Iterator[tuple[int, bytes]]:
         """`order`: how many units make one bit of the bitmap, as a power of two; may be negative."""
@@ -118,12 +115,19 @@ class Dirty:
             if chunk is None:
                 continue  # it went while whoever asks was waiting
             low, high = self._part(at, start, last)
+            position = (at << CHUNK_SHIFT) + low - first
+            if order == 0 and high - low == _LAST_UNIT and not position & 7:
+                # Nothing to shift, as mostly.
+                if clear:
+                    del self._chunks[at]
+                data = chunk.rstrip(b"\0")
+                yield (position >> 3) + len(data) - len(data.lstrip(b"\0")), bytes(data.lstrip(b"\0"))
+                continue
             bits = int.from_bytes(chunk, "little") >> low & (1 << high - low + 1) - 1
             if not bits:
                 continue
             if clear:
                 self._clear(at, low, high)
-            position = (at << CHUNK_SHIFT) + low - first
             if order < 0:
                 for run_at, run in runs(bits):
                     yield _stretch(position + run_at << -order, (1 << (run << -order)) - 1)

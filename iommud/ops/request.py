@@ -1,6 +1,6 @@
 """One ioctl being carried out: who asked, the decoded struct, and the way back into the caller's memory."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from errno import EFAULT, EMFILE
 from typing import Any, Protocol
 
@@ -16,11 +16,15 @@ from ..uapi.table import Row
 
 
 class Memory(Protocol):
-    """A caller's memory (bytes). Both stop at the first byte that cannot be reached."""
+    """A caller's memory (bytes). All stop at the first byte that cannot be reached. `places`: several, as (address, length)."""
 
     def read(self, address: int, length: int) -> bytes: ...
 
     def write(self, address: int, data: bytes) -> int: ...
+
+    def read_many(self, places: Sequence[tuple[int, int]]) -> bytes: ...
+
+    def write_many(self, places: Sequence[tuple[int, int]], data: bytes) -> int: ...
 
 
 class Caller(Protocol):
