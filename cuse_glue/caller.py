@@ -12,6 +12,7 @@ import errno
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import cffi
@@ -43,6 +44,7 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 _PIDFD_THREAD: Final = os.O_EXCL  # Linux 6.9
 _SYS_PIDFD_GETFD: Final = 438
 
+MANY: Final = 1024  # places that one call of the kernel's takes
 _PAGEMAPS: Final = 256  # threads whose pagemap is kept open
 _PAGE: Final = os.sysconf("SC_PAGESIZE")
 _SCRATCH_SIZE: Final = 4096
@@ -63,6 +65,12 @@ class Memory(Protocol):
 
     def write(self, address: int, data: bytes) -> int:
         """How many bytes of `data` were written before one could not be."""
+
+    def read_many(self, places: Sequence[tuple[int, int]]) -> bytes:
+        """As `read`, of up to MANY places (address, length), one behind the other, until one cannot be read."""
+
+    def write_many(self, places: Sequence[tuple[int, int]], data: bytes) -> int:
+        """As `write`, to up to MANY places."""
 
 
 class ProcessMemory:
@@ -99,6 +107,18 @@ class ProcessMemory:
             return max(0, int(_libc.process_vm_writev(self._tid, _local, 1, _remote, 1, 0)))
         local, remote = _vectors(data, address)
         return max(0, int(_libc.process_vm_writev(self._tid, local, 1, remote, 1, 0)))
+
+    def read_many(self, places: Sequence[tuple[int, int]]) -> bytes:
+        data = bytearray(sum(length for _, length in places))
+        return bytes(data[: self._many(_libc.process_vm_readv, data, places)])
+
+    def write_many(self, places: Sequence[tuple[int, int]], data: bytes) -> int:
+        return self._many(_libc.process_vm_writev, data, places)
+
+    def _many(self, call: Any, data: bytes | bytearray, places: Sequence[tuple[int, int]]) -> int:
+        start = int(_ffi.cast("uintptr_t", _ffi.from_buffer(data)))
+        local, remote = _ffi.new("struct vec *", (start, len(data))), _ffi.new("struct vec[]", list(places))
+        return max(0, int(call(self._tid, local, 1, remote, len(places), 0)))
 
 
 def _vectors(data: bytes | bytearray, address: int) -> tuple[Any, Any]:

@@ -8,67 +8,99 @@ Written on the engine's device and access API only, as any device is. How its op
 Ref: v7.3 selftest.c
 """
 
+import struct
 from collections.abc import Hashable, Iterable
-from errno import EBADE, EINVAL, EIO, ENOENT
-from typing import Final
+from errno import EBADE, EINVAL, EIO, ENOENT, ENOMEM, EOPNOTSUPP
+from typing import ClassVar, Final
 
 from ..engine.access import Access
-from ..engine.device import Device, Region
-from ..engine.domain import Domain
+from ..engine.device import Device, Driver
+from ..engine.domain import DIRTY_TRACKING, AnyDomain, Domain, NestedDomain
 from ..engine.host import Host
 from ..engine.hwpt import HwptPaging
 from ..engine.objects import Object
 from ..engine.pages import Pages
 from ..engine.span import U64_MAX
+from ..engine.user_data import UserData
+from ..engine.viommu import ViommuDriver
 from ..errors import IoctlError
+from .mock_domains import VIOMMU_SELFTEST, MockNested, MockViommu, paging_domain
 
-MOCK_PAGE_SIZE: Final = 2048  # bytes
-# What the mock's page table can map: 2 KiB, and its powers of two up to the whole address space, as the kernel's generic table has it.
-MOCK_PAGE_SIZES: Final = ((1 << 51) - 1) & ~(MOCK_PAGE_SIZE - 1)
-APERTURE_START: Final = 1 << 24
-APERTURE_LAST: Final = (1 << 31) - 1
 CACHE_DEFAULT: Final = 0xBADDAD
 CACHE_ENTRIES: Final = 4
 
 NO_DIRTY: Final = 1 << 0
-PASID: Final = 1 << 2
+PASIDS: Final = 1 << 2
+MAX_PASIDS: Final = 1 << 20
+FAILING_PASID: Final = 1024  # its attachments fail every other time, so that the way back is gone as well
+
+HW_INFO_DEFAULT: Final = 0
+HW_INFO_SELFTEST: Final = 0xFEEDBEEF
+HW_INFO: Final = struct.pack("<II", 0, 0xDEADBEEF)  # flags; a register
 
 
-class MockDriver:
+class MockDriver(Driver):
     """One mock device. `flags`: MOCK_FLAGS_DEVICE_*; EINVAL: an unknown one."""
 
-    _numbers: Final[set[int]] = set()
-    cache_coherent: Final = True
+    _numbers: ClassVar[set[int]] = set()
+    iommu = "mock"
+    nesting = True
+    viommu_types = frozenset({VIOMMU_SELFTEST})
 
     def __init__(self, flags: int) -> None:
-        if flags & ~(NO_DIRTY | PASID):
-            raise IoctlError(EINVAL, f"the mock device knows no flags {flags & ~(NO_DIRTY | PASID):#x}")
-        self.flags = flags
+        if flags & ~(NO_DIRTY | PASIDS):
+            raise IoctlError(EINVAL, f"the mock device knows no flags {flags & ~(NO_DIRTY | PASIDS):#x}")
+        self.dirty_tracking = not flags & NO_DIRTY
+        # A device without PASIDs has one after all, 0, as the kernel reckons it from a width of 0 bits.
+        self.max_pasids = MAX_PASIDS if flags & PASIDS else 1
+        self._fail_next = False
         self.number = next(n for n in range(len(self._numbers) + 1) if n not in self._numbers)
         self._numbers.add(self.number)
-        self.name = f"iommufd_mock{self.number}"
-        self.current: Domain | None = None
+        self.name = self.group = f"iommufd_mock{self.number}"
+        self.current: AnyDomain | None = None
         self.cache = [CACHE_DEFAULT] * CACHE_ENTRIES
 
     def remove(self) -> None:
         """The device is unplugged; its number is free again."""
         self._numbers.discard(self.number)
 
-    @property
-    def group(self) -> Hashable:
-        return self.name
+    def domain(self, flags: int, data: UserData | None) -> Domain:
+        if flags & DIRTY_TRACKING and not self.dirty_tracking:
+            raise IoctlError(EOPNOTSUPP, f"{self.name} was made without dirty tracking")
+        return paging_domain(self, flags, data)
 
-    def domain(self) -> Domain:
-        return Domain(self, MOCK_PAGE_SIZES, APERTURE_START, APERTURE_LAST)
+    def nested_domain(self, parent: Domain, flags: int, data: UserData) -> NestedDomain:
+        return MockNested(self, flags, data)
 
-    def attach(self, domain: Domain) -> None:
+    def viommu(self, viommu_type: int, parent: Domain, data: UserData | None) -> ViommuDriver:
+        return MockViommu(self, data)
+
+    def hw_info(self, data_type: int) -> tuple[int, bytes]:
+        if data_type not in (HW_INFO_DEFAULT, HW_INFO_SELFTEST):
+            raise IoctlError(EOPNOTSUPP, f"the mock has nothing to tell of type {data_type:#x}")
+        return HW_INFO_SELFTEST, HW_INFO
+
+    def attach(self, domain: AnyDomain) -> None:
+        if domain.dirty is not None and not self.dirty_tracking:
+            raise IoctlError(EINVAL, f"{self.name} was made without dirty tracking, the page table has it")
+        if isinstance(domain, MockNested) and domain.viommu is not None:
+            raise IoctlError(ENOENT, f"{self.name} has no vDEVICE in the vIOMMU that the page table is nested in")
         self.current = domain
 
     def detach(self) -> None:
         self.current = None
 
-    def reserved_regions(self) -> list[Region]:
-        return []
+    def attach_pasid(self, pasid: int, domain: AnyDomain, old: AnyDomain | None) -> None:
+        """ENOMEM: PASID 1024, every other time."""
+        # Ref: v7.3 selftest.c mock_domain_set_dev_pasid_nop
+        if pasid == FAILING_PASID:
+            self._fail_next = not self._fail_next
+            if not self._fail_next:
+                raise IoctlError(ENOMEM, f"PASID {pasid} fails every other time")
+
+    def detach_pasid(self, pasid: int) -> None:
+        if pasid == FAILING_PASID:
+            self._fail_next = False
 
 
 class Selftest(Object):
@@ -84,7 +116,8 @@ class Selftest(Object):
 
     def destroy(self) -> None:
         if self.device is not None:
-            self.device.detach()
+            # PASIDs too; the kernel's mock forgets them, and warns.
+            self.device.detach_all()
             self.device.unbind()
         if self.driver is not None:
             self.driver.remove()

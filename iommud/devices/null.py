@@ -1,24 +1,25 @@
 """The device to read first: it copies memory by DMA, through the page table that its client gave it. docs/devices.md explains it."""
 
 from ..engine.context import Context
-from ..engine.device import Region, bind
-from ..engine.domain import Domain
+from ..engine.device import Driver, Region, bind
+from ..engine.domain import AnyDomain, Domain
+from ..engine.user_data import UserData
 
 
-class NullDevice:
-    """Bound while it lives. The middle four methods are what the engine asks of a driver (engine.device.Driver)."""
+class NullDevice(Driver):
+    """Bound while it lives. The middle four methods are what the engine asks of a driver; what else a Driver has, it goes without."""
 
-    name, cache_coherent = "null", True
+    name = "null"
 
     def __init__(self, context: Context) -> None:
         self.group = self  # alone: no other device must share its page table
         self.device = bind(context, self)
         context.hold()  # until we are done with it, even if the client has closed its file
 
-    def domain(self) -> Domain:
+    def domain(self, flags: int, data: UserData | None) -> Domain:
         return Domain(self, page_sizes=4096 | 2 << 20, aperture_last=(1 << 39) - 1)
 
-    def attach(self, domain: Domain) -> None:
+    def attach(self, domain: AnyDomain) -> None:
         """Any page table will do."""
 
     def detach(self) -> None:

@@ -7,18 +7,20 @@ driver can make it go. `docs/devices.md` shows how to write one.
 Ref: v7.3 device.c
 """
 
-from collections.abc import Generator, Hashable
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
-from errno import EINVAL, ENOENT
+from errno import EINVAL, ENOENT, EOPNOTSUPP
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..errors import IoctlError
-from . import hwpt as hwpts
-from .domain import Domain
+from .domain import AnyDomain, Domain, NestedDomain
+from .fault import FaultReporter, PageFault
 from .group import Group
-from .hwpt import HwptPaging
+from .hwpt import NO_PASID, Hwpt, alloc_paging
 from .ioas import Ioas
 from .objects import Object
+from .user_data import UserData
+from .viommu import ViommuDriver
 
 if TYPE_CHECKING:
     from .context import Context
@@ -36,23 +38,42 @@ class Region:
 
 
 class Driver(Protocol):
-    """What the engine asks of a device's driver."""
+    """What the engine asks of a device's driver. One that derives from this need not write what it does not have."""
 
     name: str
+    group: Hashable  # devices of equal group share a page table; a device that is alone: itself
+    cache_coherent: bool = True  # its DMA sees the CPU's caches; one that does not cannot be bound (EINVAL)
+    iommu: Hashable = "emulated"  # the kind of IOMMU before the device: page tables of another kind do not suit it
+    dirty_tracking: bool = False  # its page tables can record what DMA wrote
+    nesting: bool = False  # it has nested page tables
+    viommu_types: frozenset[int] = frozenset()  # the kinds of vIOMMU that it can be behind
+    enforces_coherency: bool = False  # its page tables make all DMA see the CPU's caches, whatever the device asks for
+    ats: bool = False  # the device may ask for translations ahead of its DMA
+    max_pasids: int = 0  # how many PASIDs it has, counted from 0; 0: none
 
-    @property
-    def group(self) -> Hashable:
-        """Devices of equal group share a page table. A device that is alone: itself."""
+    def domain(self, flags: int, data: UserData | None) -> Domain:
+        """A new page table. `flags`: domain.NEST_PARENT, DIRTY_TRACKING, PASID; `data`: what a client said of it.
 
-    @property
-    def cache_coherent(self) -> bool:
-        """Whether its DMA sees the CPU's caches; one that does not cannot be bound (EINVAL)."""
+        EOPNOTSUPP: it cannot do that, or does not know that type of data. Others: UserData.struct.
+        """
 
-    def domain(self) -> Domain:
-        """A new page table."""
+    def nested_domain(self, parent: Domain, flags: int, data: UserData) -> NestedDomain:
+        """A new page table below which `parent` lies. `flags`: domain.PASID. Errors as `domain`. Only with `nesting`."""
+        raise IoctlError(EOPNOTSUPP, f"{self.name} has no nested page tables")
 
-    def attach(self, domain: Domain) -> None:
-        """This device's DMA goes through `domain` from now on. IoctlError(EINVAL): incompatible, another will be tried.
+    def viommu(self, viommu_type: int, parent: Domain, data: UserData | None) -> ViommuDriver:
+        """A new vIOMMU of one of `viommu_types` on top of `parent`. Errors as `domain`."""
+        raise IoctlError(EOPNOTSUPP, f"{self.name} has no vIOMMU")
+
+    def hw_info(self, data_type: int) -> tuple[int, bytes]:
+        """What guests need to know of its IOMMU: the type of the data, and the data. `data_type`: what a client asked for; 0: anything.
+
+        Type 0: there is nothing to tell. EOPNOTSUPP: not that type.
+        """
+        return 0, b""
+
+    def attach(self, domain: AnyDomain) -> None:
+        """This device's DMA goes through `domain`, of this kind of IOMMU, from now on. EINVAL: incompatible, another will be tried.
 
         It must take back what it had: when another device of its group refuses a replacement, all return to the old page table.
         """
@@ -60,18 +81,28 @@ class Driver(Protocol):
     def detach(self) -> None:
         """This device's DMA is blocked from now on. Must not fail."""
 
+    def attach_pasid(self, pasid: int, domain: AnyDomain, old: AnyDomain | None) -> None:
+        """As `attach`, for DMA with this PASID (1 to max_pasids - 1); `old`: what it had there. Only with `max_pasids`."""
+        raise IoctlError(EOPNOTSUPP, f"{self.name} has no PASIDs")
+
+    def detach_pasid(self, pasid: int) -> None:
+        """As `detach`, for DMA with this PASID."""
+        raise AssertionError(f"{self.name} has no PASIDs")
+
     def reserved_regions(self) -> list[Region]:
         """IOVAs that must never be mapped for it: they are reserved in every IOAS that it is attached to."""
+        return []
 
 
 class Device(Object):
-    """A device bound to a context. Users: its driver, and its attachment."""
+    """A device bound to a context. Users: its driver, and its attachments."""
 
     kind = "device"
-    __slots__ = ("context", "driver", "group")
+    __slots__ = ("_faults", "context", "driver", "group")
 
     def __init__(self, context: "Context", driver: Driver, group: Group) -> None:
         super().__init__()
+        self._faults = FaultReporter()
         self.context = context
         self.driver = driver
         self.group = group
@@ -85,94 +116,108 @@ class Device(Object):
             del self.context.groups[self.group.key]
             self.context.host.release(self.group.key)
 
-    def attach(self, pt_id: int) -> Generator[None, None, int]:
+    def attach(self, pt_id: int, pasid: int = NO_PASID) -> Generator[None, None, int]:
         """Connect to an IOAS (an automatic page table is found or made) or to a HWPT; returns the HWPT's ID.
 
         ENOENT: no such object. EINVAL: it is neither, or incompatible. Others: Group.attach, IoPagetable.add_domain.
         Ref: v7.3 device.c iommufd_device_attach
         """
-        hwpt, _ = yield from self._change(pt_id, replace=False)
+        hwpt, _ = yield from self._change(pt_id, pasid, replace=False)
         self.users.append(hwpt)
         return hwpt.id
 
-    def replace(self, pt_id: int) -> Generator[None, None, int]:
+    def replace(self, pt_id: int, pasid: int = NO_PASID) -> Generator[None, None, int]:
         """As `attach`, in place of what the device is attached to. On failure nothing has changed.
 
         Ref: v7.3 device.c iommufd_device_replace
         """
-        hwpt, old = yield from self._change(pt_id, replace=True)
+        hwpt, old = yield from self._change(pt_id, pasid, replace=True)
         if old is not None:
-            for member in self.group.attached:
+            for member in self.group.attachments[pasid].devices:
                 member.users[member.users.index(old)] = hwpt
             self._put(old)
         return hwpt.id
 
-    def detach(self) -> None:
-        """Undo `attach`. Ref: v7.3 device.c iommufd_device_detach"""
-        hwpt = self.group.detach(self)
+    def detach(self, pasid: int = NO_PASID) -> None:
+        """Undo `attach`; nothing when it is not attached. Ref: v7.3 device.c iommufd_device_detach"""
+        hwpt = self.group.detach(self, pasid)
         if hwpt is not None:
             self.users.remove(hwpt)
             self._put(hwpt)
 
-    def dma_read(self, iova: int, buffer: memoryview) -> None:
+    def detach_all(self) -> None:
+        """Detach wherever it is attached: its driver goes."""
+        for pasid in list(self.group.attachments):
+            self.detach(pasid)
+
+    def dma_read(self, iova: int, buffer: memoryview, pasid: int = NO_PASID) -> None:
         """Read memory as the device: fill `buffer` (bytes) from `iova` on, through the device's page table.
 
         ENOENT: it is not attached, or its page table shows nothing there. EPERM: mapped without READABLE. EFAULT: the memory was lost.
         What was copied before the error stays. All is done when this returns.
         """
-        self._page_table().dma(iova, buffer, write=False)
+        self._page_table(pasid).dma(iova, buffer, write=False)
 
-    def dma_write(self, iova: int, data: memoryview) -> None:
+    def dma_write(self, iova: int, data: memoryview, pasid: int = NO_PASID) -> None:
         """Write memory as the device; as `dma_read`. EPERM: mapped without WRITEABLE."""
-        self._page_table().dma(iova, data, write=True)
+        self._page_table(pasid).dma(iova, data, write=True)
 
-    def _page_table(self) -> HwptPaging:
-        hwpt = self.group.hwpt
-        if hwpt is None or self not in self.group.attached:
+    def report_fault(self, fault: PageFault, respond: Callable[[int], None]) -> None:
+        """Tell whoever handles the faults of the page table that the device is attached to, and wait for the response.
+
+        `respond` is called exactly once for a whole group, with its last fault's: now or later, with fault.SUCCESS (try again) or INVALID
+        (give up). EINVAL: nobody handles faults; then the response was INVALID.
+        """
+        self._faults.report(self, fault, respond)
+
+    def _page_table(self, pasid: int) -> Hwpt:
+        found = self.group.attached_at(self, pasid)
+        if found is None:
             raise IoctlError(ENOENT, f"{self} is not attached: its DMA is blocked")
-        return hwpt
+        return found.hwpt
 
     def unbind(self) -> None:
         """Undo `bind`; the device must be detached. Ref: v7.3 device.c iommufd_device_unbind"""
         self.users.remove(self.driver)
         self.context.objects.remove_by_owner(self)
 
-    def _change(self, pt_id: int, *, replace: bool) -> Generator[None, None, tuple[HwptPaging, HwptPaging | None]]:
+    def _change(self, pt_id: int, pasid: int, *, replace: bool) -> Generator[None, None, tuple[Hwpt, Hwpt | None]]:
         found = self.context.objects.get(pt_id, Object)
-        if isinstance(found, HwptPaging):
-            return found, self._connect(found, replace)
+        if isinstance(found, Hwpt):
+            return found, self._connect(found, pasid, replace)
         if not isinstance(found, Ioas):
             raise IoctlError(EINVAL, f"{found} is neither an IOAS nor a HWPT")
-        return (yield from self._change_auto(found, replace))
+        return (yield from self._change_auto(found, pasid, replace))
 
-    def _change_auto(self, ioas: Ioas, replace: bool) -> Generator[None, None, tuple[HwptPaging, HwptPaging | None]]:
+    def _change_auto(self, ioas: Ioas, pasid: int, replace: bool) -> Generator[None, None, tuple[Hwpt, Hwpt | None]]:
         # Ref: v7.3 device.c iommufd_device_auto_get_domain
         for hwpt in ioas.hwpts:
             if hwpt.auto:
                 try:
-                    return hwpt, self._connect(hwpt, replace)
+                    return hwpt, self._connect(hwpt, pasid, replace)
                 except IoctlError as refusal:
                     if refusal.errno != EINVAL:
                         raise
-        if not replace:
-            return (yield from hwpts.alloc_auto(self.context, ioas, self)), None
-        hwpt = yield from hwpts.alloc_detached(self.context, ioas, self)
-        try:
-            old = self._connect(hwpt, replace)
-        except BaseException:
-            hwpt.destroy()
-            self.context.objects.abort(hwpt)
-            raise
-        self.context.objects.publish(hwpt)
+        objects = self.context.objects
+        hwpt = yield from alloc_paging(self.context, ioas, self, attach_to=None if replace else pasid)
+        old = None
+        if replace:
+            try:
+                old = self._connect(hwpt, pasid, replace)
+            except BaseException:
+                objects.abort_and_destroy(hwpt)
+                raise
+        hwpt.auto = True
+        objects.publish(hwpt)
         return hwpt, old
 
-    def _connect(self, hwpt: HwptPaging, replace: bool) -> HwptPaging | None:
+    def _connect(self, hwpt: Hwpt, pasid: int, replace: bool) -> Hwpt | None:
         if replace:
-            return self.group.replace(self, hwpt)
-        self.group.attach(self, hwpt)
+            return self.group.replace(self, hwpt, pasid)
+        self.group.attach(self, hwpt, pasid)
         return None
 
-    def _put(self, hwpt: HwptPaging) -> None:
+    def _put(self, hwpt: Hwpt) -> None:
         """`hwpt` lost a user; an automatic one goes with its last. Ref: v7.3 iommufd_private.h iommufd_hw_pagetable_put"""
         if hwpt.auto and not hwpt.users and not hwpt.shortterm_users:
             self.context.objects.remove_by_owner(hwpt)

@@ -3,23 +3,66 @@
 Ref: v7.3 include/linux/iommu.h struct iommu_domain
 """
 
+from collections.abc import Generator
+from errno import EOPNOTSUPP
 from typing import Final
 
+from ..errors import IoctlError
+from .dirty import Dirty
 from .span import U64_MAX
+from .user_data import UserArray
+
+# What a client asks of a new page table, by the uAPI's bits (enum iommufd_hwpt_alloc_flags).
+NEST_PARENT: Final = 1 << 0  # others may nest in it
+DIRTY_TRACKING: Final = 1 << 1  # it can tell what DMA wrote
+FAULT_ID_VALID: Final = 1 << 2  # its faults go to a queue
+PASID: Final = 1 << 3  # it may be attached to a PASID
 
 
 class Domain:
-    """`page_sizes`: the sizes (bytes, powers of two) that it can map, as a bitmap; `aperture_start`..`aperture_last`: what it can reach."""
+    """`page_sizes`: the sizes (bytes, powers of two) that it can map, as a bitmap; `aperture_start`..`aperture_last`: what it can reach.
+    `dirty`: the record of what DMA wrote; None: it keeps none, and never will.
+    """
 
-    __slots__ = ("aperture_last", "aperture_start", "driver", "page_sizes")
+    __slots__ = ("aperture_last", "aperture_start", "dirty", "driver", "page_sizes")
 
-    def __init__(self, driver: object, page_sizes: int, aperture_start: int = 0, aperture_last: int = U64_MAX) -> None:
+    def __init__(
+        self,
+        driver: object,
+        page_sizes: int,
+        aperture_start: int = 0,
+        aperture_last: int = U64_MAX,
+        *,
+        dirty: Dirty | None = None,
+    ) -> None:
         self.driver: Final = driver
         self.page_sizes = page_sizes
         self.aperture_start = aperture_start
         self.aperture_last = aperture_last
+        self.dirty: Final = dirty
 
     @property
     def smallest_page(self) -> int:
         """Bytes."""
         return self.page_sizes & -self.page_sizes
+
+
+class NestedDomain:
+    """The first stage of a guest's translation, made of data that only its driver understands. It maps nothing itself: what comes out of it
+    goes through its parent. Drivers derive from it.
+    """
+
+    dirty: Final = None
+
+    def __init__(self, driver: object) -> None:
+        self.driver: Final = driver
+
+    def invalidate(self, array: UserArray) -> Generator[None, None, None]:
+        """Drop what was cached of a client's tables, entry by entry; `array.done` counts them on every path. May pause between chunks.
+
+        EOPNOTSUPP: it caches nothing that a client could invalidate. EINVAL: entries of another type, which is told of an empty array too.
+        """
+        raise IoctlError(EOPNOTSUPP, "the page table has no cache to invalidate")
+
+
+AnyDomain = Domain | NestedDomain

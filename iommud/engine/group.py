@@ -1,7 +1,7 @@
-"""Groups: devices that the hardware cannot tell apart share one page table.
+"""Groups: devices that the hardware cannot tell apart share one page table, for their own DMA and for each PASID.
 
-The first device attached brings the page table; the others must ask for the same one, and each adds its own reserved regions.
-Ref: v7.3 device.c struct iommufd_group
+The first device attached brings the page table; the others must ask for the same one, and each adds its own reserved regions (for its own
+DMA only: a PASID's have none). Ref: v7.3 device.c struct iommufd_group, struct iommufd_attach
 """
 
 from collections.abc import Hashable
@@ -9,11 +9,23 @@ from errno import EBUSY, EINVAL
 from typing import TYPE_CHECKING
 
 from ..errors import IoctlError
+from .hwpt import NO_PASID, Hwpt
 
 if TYPE_CHECKING:
     from .device import Device, Region
-    from .hwpt import HwptPaging
     from .ioas import Ioas
+
+
+class Attachment:
+    """What a group's devices are attached to at one PASID. One for each page table: a replacement is another. `device` brought it."""
+
+    __slots__ = ("device", "devices", "hwpt", "pasid")
+
+    def __init__(self, pasid: int, hwpt: Hwpt, device: "Device", devices: "list[Device]") -> None:
+        self.pasid = pasid
+        self.hwpt = hwpt
+        self.device = device
+        self.devices = devices
 
 
 class Group:
@@ -22,87 +34,122 @@ class Group:
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.bound: list[Device] = []
-        self.hwpt: HwptPaging | None = None
-        self.attached: list[Device] = []
+        self.attachments: dict[int, Attachment] = {}  # by PASID
         self.sw_msi_start: int | None = None
 
     def __str__(self) -> str:
         return f"group {self.key}"
 
-    def attach(self, device: "Device", hwpt: "HwptPaging") -> None:
-        """EBUSY: the device is attached already. EINVAL: the group has another page table, or the driver will not have this one.
-        EADDRINUSE: a region that the device reserves is in use. Ref: v7.3 device.c iommufd_hw_pagetable_attach
+    @property
+    def hwpt(self) -> Hwpt | None:
+        """The page table of the devices' own DMA."""
+        found = self.attachments.get(NO_PASID)
+        return found.hwpt if found is not None else None
+
+    @property
+    def attached(self) -> "list[Device]":
+        """The devices whose own DMA goes through `hwpt`; to be looked at only."""
+        found = self.attachments.get(NO_PASID)
+        return found.devices if found is not None else []
+
+    def attached_at(self, device: "Device", pasid: int) -> Attachment | None:
+        found = self.attachments.get(pasid)
+        return found if found is not None and device in found.devices else None
+
+    def attach(self, device: "Device", hwpt: Hwpt, pasid: int) -> None:
+        """EBUSY: the device is attached there already. EINVAL: the group has another page table there, or this one does not suit.
+        EADDRINUSE: a region that the device reserves is in use. Others: what the driver says.
+
+        Ref: v7.3 device.c iommufd_hw_pagetable_attach
         """
-        if device in self.attached:
-            raise IoctlError(EBUSY, f"{device} is attached already")
-        if self.hwpt is not None and self.hwpt is not hwpt:
-            raise IoctlError(EINVAL, f"{self} has {self.hwpt}, its devices cannot have {hwpt}")
-        regions = self._reserve(device, hwpt.ioas)
+        found = self.attachments.get(pasid)
+        if found is not None and device in found.devices:
+            raise IoctlError(EBUSY, f"{device} is attached already{_at(pasid)}")
+        if found is not None and found.hwpt is not hwpt:
+            raise IoctlError(EINVAL, f"{self} has {found.hwpt}{_at(pasid)}, its devices cannot have {hwpt}")
+        ioas = hwpt.paging.ioas
+        regions = self._reserve(device, ioas) if pasid == NO_PASID else []
         try:
-            device.driver.attach(hwpt.domain)
+            if found is None:
+                self._check_pasid(hwpt, pasid)
+            _switch(device, hwpt, pasid, None)
         except BaseException:
-            hwpt.ioas.iopt.unreserve(device)
+            if pasid == NO_PASID:
+                ioas.iopt.unreserve(device)
             raise
-        self.hwpt = hwpt
+        if found is None:
+            self.attachments[pasid] = Attachment(pasid, hwpt, device, [device])
+        else:
+            found.devices.append(device)
         for region in regions:
             if region.sw_msi:
                 self.sw_msi_start = region.start
         hwpt.users.append(device)
-        self.attached.append(device)
 
-    def detach(self, device: "Device") -> "HwptPaging | None":
+    def detach(self, device: "Device", pasid: int) -> Hwpt | None:
         """Undo `attach`; the page table that lost a user, or None when the device was not attached.
 
         Ref: v7.3 device.c iommufd_hw_pagetable_detach
         """
-        hwpt = self.hwpt
-        if hwpt is None or device not in self.attached:
+        found = self.attached_at(device, pasid)
+        if found is None:
             return None
-        self.attached.remove(device)
-        device.driver.detach()
-        if not self.attached:
-            self.hwpt = self.sw_msi_start = None
-        hwpt.ioas.iopt.unreserve(device)
+        hwpt = found.hwpt
+        found.devices.remove(device)
+        _block(device, pasid)
+        if not found.devices:
+            del self.attachments[pasid]
+            _answer_faults(found)
+        if pasid == NO_PASID:
+            hwpt.paging.ioas.iopt.unreserve(device)
+            if not found.devices:
+                self.sw_msi_start = None
         hwpt.users.remove(device)
         return hwpt
 
-    def replace(self, device: "Device", hwpt: "HwptPaging") -> "HwptPaging | None":
+    def replace(self, device: "Device", hwpt: Hwpt, pasid: int) -> Hwpt | None:
         """Give all of the group another page table at once; the one that lost its users, or None when nothing changes.
 
-        EINVAL: the device is not attached, or the driver will not have it. EADDRINUSE: a reserved region is in use. Then nothing has
+        EINVAL: the device is not attached, or the page table does not suit. EADDRINUSE: a reserved region is in use. Then nothing has
         changed. Ref: v7.3 device.c iommufd_device_do_replace
         """
-        old = self.hwpt
-        if old is None or device not in self.attached:
-            raise IoctlError(EINVAL, f"{device} is not attached, so it has nothing to replace")
+        found = self.attached_at(device, pasid)
+        if found is None:
+            raise IoctlError(EINVAL, f"{device} is not attached{_at(pasid)}, so it has nothing to replace")
+        old = found.hwpt
         if old is hwpt:
             return None
-        moved = hwpt.ioas is not old.ioas
+        old_ioas, ioas = old.paging.ioas, hwpt.paging.ioas
+        moved = pasid == NO_PASID and ioas is not old_ioas
         if moved:
             try:
-                for member in self.attached:
-                    self._reserve(member, hwpt.ioas)
+                for member in found.devices:
+                    self._reserve(member, ioas)
             except BaseException:
-                self._unreserve_all(hwpt.ioas)
+                self._unreserve_all(ioas)
                 raise
-        done: list[Device] = []
         try:
-            for member in self.attached:
-                member.driver.attach(hwpt.domain)
-                done.append(member)
+            self._check_pasid(hwpt, pasid)
+            _switch_all(found.devices, hwpt, pasid, old)
         except BaseException:
-            for member in done:
-                member.driver.attach(old.domain)
             if moved:
-                self._unreserve_all(hwpt.ioas)
+                self._unreserve_all(ioas)
             raise
+        self.attachments[pasid] = Attachment(pasid, hwpt, device, found.devices)
+        _answer_faults(found)
         if moved:
-            self._unreserve_all(old.ioas)
-        self.hwpt = hwpt
-        for member in self.attached:
+            self._unreserve_all(old_ioas)
+        for member in found.devices:
             hwpt.users.append(member)
             old.users.remove(member)
         return old
+
+    def _check_pasid(self, hwpt: Hwpt, pasid: int) -> None:
+        # Ref: v7.3 device.c iommufd_hwpt_pasid_compat
+        if not hwpt.pasid_compat and (pasid != NO_PASID or any(other != NO_PASID for other in self.attachments)):
+            raise IoctlError(EINVAL, f"{hwpt} was not allocated with IOMMU_HWPT_ALLOC_PASID")
+        if pasid != NO_PASID and self.hwpt is not None and not self.hwpt.pasid_compat:
+            raise IoctlError(EINVAL, f"{self} has {self.hwpt}, which was not allocated with IOMMU_HWPT_ALLOC_PASID")
 
     def _reserve(self, device: "Device", ioas: "Ioas") -> "list[Region]":
         # Ref: v7.3 io_pagetable.c iopt_table_enforce_dev_resv_regions
@@ -118,3 +165,44 @@ class Group:
     def _unreserve_all(self, ioas: "Ioas") -> None:
         for member in self.attached:
             ioas.iopt.unreserve(member)
+
+
+def _switch(device: "Device", hwpt: Hwpt, pasid: int, old: Hwpt | None) -> None:
+    # Ref: v7.3 iommu.c __iommu_attach_group, iommu_attach_device_pasid, iommu_replace_device_pasid
+    driver = device.driver
+    if hwpt.iommu != driver.iommu:
+        raise IoctlError(EINVAL, f"{hwpt} is of another kind of IOMMU than {device}")
+    if pasid == NO_PASID:
+        driver.attach(hwpt.domain)
+    elif driver.max_pasids:  # one without PASIDs cannot use it, and is not asked
+        if pasid >= driver.max_pasids:
+            raise IoctlError(EINVAL, f"{device} has PASIDs up to {driver.max_pasids - 1}")
+        driver.attach_pasid(pasid, hwpt.domain, old.domain if old is not None else None)
+
+
+def _switch_all(devices: "list[Device]", hwpt: Hwpt, pasid: int, old: Hwpt) -> None:
+    done: list[Device] = []
+    try:
+        for member in devices:
+            _switch(member, hwpt, pasid, old)
+            done.append(member)
+    except BaseException:
+        for member in done:
+            _switch(member, old, pasid, hwpt)
+        raise
+
+
+def _block(device: "Device", pasid: int) -> None:
+    if pasid == NO_PASID:
+        device.driver.detach()
+    elif device.driver.max_pasids:
+        device.driver.detach_pasid(pasid)
+
+
+def _answer_faults(ended: Attachment) -> None:
+    if ended.hwpt.fault is not None:
+        ended.hwpt.fault.answer_all(ended)
+
+
+def _at(pasid: int) -> str:
+    return "" if pasid == NO_PASID else f" at PASID {pasid}"

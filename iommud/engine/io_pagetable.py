@@ -205,6 +205,9 @@ class IoPagetable:
         area.pages = None
         if self.domains:
             pages.uncover(self.host, area.first_index, area.last_index)
+            for domain in self.domains:
+                if domain.dirty is not None:
+                    domain.dirty.forget(area.iova, area.last)
         pages.put()
 
     # --- page tables ---

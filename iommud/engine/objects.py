@@ -74,6 +74,11 @@ class ObjectTable:
         """Give back the ID of an object that was reserved and never published."""
         self._forget(obj.id)
 
+    def abort_and_destroy(self, obj: Object) -> None:
+        """Take down an object that was reserved and never published."""
+        obj.destroy()
+        self.abort(obj)
+
     def get(self, number: int, kind: type[Kind]) -> Kind:
         """The published object with this ID and of this kind; ENOENT otherwise, as the kernel does not tell the two apart."""
         found = self._objects.get(number)

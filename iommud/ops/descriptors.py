@@ -10,11 +10,12 @@ import re
 import secrets
 import select
 from collections.abc import Callable
-from errno import EBADFD, EINVAL, ENOMEM, ENOTTY
+from errno import EBADFD, EINVAL, EMFILE, ENOMEM, ENOTTY
 from typing import Final
 
 from cuse_glue.caller import Caller
 from cuse_glue.inject import Injector, Refused
+from cuse_glue.session import OpenFile
 
 from ..errors import IoctlError
 from .request import Given, Request
@@ -76,9 +77,16 @@ class DescriptorBook:
                 os.close(fd)
             return number.to_bytes(4, "little")
 
+        await self.give_file(request, file, field, mark, no_room=ENOMEM)
+
+    async def give_file(
+        self, request: Request, file: OpenFile, field: int, fill: Callable[[int], bytes], no_room: int = EMFILE
+    ) -> None:
+        caller = request.caller
+        assert isinstance(caller, Caller)
         try:
             await self._injector.give(
-                caller, file, flags=os.O_RDWR | os.O_CLOEXEC, address=request.address + field, fill=mark, no_room=ENOMEM
+                caller, file, flags=os.O_RDWR | os.O_CLOEXEC, address=request.address + field, fill=fill, no_room=no_room
             )
         except Refused as refusal:
             raise IoctlError(refusal.errno, refusal.why) from None

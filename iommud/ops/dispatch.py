@@ -19,13 +19,19 @@ from ..engine.context import Context
 from ..errors import IoctlError
 from ..uapi import codec
 from ..uapi.table import BY_NUMBER, LAST_NUMBER, TEST_NUMBER, TEST_ROW, Row
-from . import ioas, objects, option
+from . import dirty, fault, hw_info, hwpt, ioas, objects, option, viommu
 from .request import Caller, Descriptors, Origins, Request
 
 Handler = Callable[[Request], Awaitable[None]]
 
 HANDLERS: Final[Mapping[str, Handler]] = {
     "DESTROY": objects.destroy,
+    "GET_HW_INFO": hw_info.get_hw_info,
+    "HWPT_ALLOC": hwpt.hwpt_alloc,
+    "HWPT_INVALIDATE": hwpt.hwpt_invalidate,
+    "FAULT_QUEUE_ALLOC": fault.fault_queue_alloc,
+    "HWPT_GET_DIRTY_BITMAP": dirty.hwpt_get_dirty_bitmap,
+    "HWPT_SET_DIRTY_TRACKING": dirty.hwpt_set_dirty_tracking,
     "IOAS_ALLOC": ioas.ioas_alloc,
     "IOAS_ALLOW_IOVAS": ioas.ioas_allow_iovas,
     "IOAS_COPY": ioas.ioas_copy,
@@ -34,6 +40,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "IOAS_MAP_FILE": ioas.ioas_map_file,
     "IOAS_UNMAP": ioas.ioas_unmap,
     "OPTION": option.option,
+    "VIOMMU_ALLOC": viommu.viommu_alloc,
 }
 
 TAIL_CHUNK: Final = 64 * 1024  # bytes of an over-long struct looked at in one go

@@ -1,22 +1,30 @@
 """One ioctl being carried out: who asked, the decoded struct, and the way back into the caller's memory."""
 
-from collections.abc import Hashable
-from errno import EFAULT
+from collections.abc import Callable, Hashable, Sequence
+from errno import EFAULT, EMFILE
 from typing import Any, Protocol
+
+from cuse_glue.session import OpenFile
 
 from ..engine.context import Context
 from ..engine.pages import Origin
+from ..engine.span import U64_MAX
+from ..engine.user_data import Read
 from ..errors import IoctlError
 from ..uapi import codec
 from ..uapi.table import Row
 
 
 class Memory(Protocol):
-    """A caller's memory (bytes). Both stop at the first byte that cannot be reached."""
+    """A caller's memory (bytes). All stop at the first byte that cannot be reached. `places`: several, as (address, length)."""
 
     def read(self, address: int, length: int) -> bytes: ...
 
     def write(self, address: int, data: bytes) -> int: ...
+
+    def read_many(self, places: Sequence[tuple[int, int]]) -> bytes: ...
+
+    def write_many(self, places: Sequence[tuple[int, int]], data: bytes) -> int: ...
 
 
 class Caller(Protocol):
@@ -61,6 +69,13 @@ class Descriptors(Protocol):
         """Answer the ioctl with success and a new descriptor, its number written at offset `field` of the struct.
 
         IoctlError: it could not be; the caller gets that errno and has no descriptor. Nothing may fail after this.
+        """
+
+    async def give_file(
+        self, request: "Request", file: OpenFile, field: int, fill: Callable[[int], bytes], no_room: int = EMFILE
+    ) -> None:
+        """As `give`, for a file that does more than to stand there. `fill`, given the number, makes the bytes that are written at
+        `field`, in another thread; after it only the writing can fail (EFAULT). `no_room`: the errno when no descriptor is free.
         """
 
     def behind(self, caller: Any, number: int) -> Given:
@@ -118,9 +133,18 @@ class Request:
             raise IoctlError(EFAULT, f"{what} cannot be read at {address + len(data):#x}")
         return data
 
+    def reader(self, address: int) -> Read:
+        """What a driver reads the data at `address` of the caller's memory with, when it wants to."""
+        memory = self.caller.memory
+        return lambda offset, length: memory.read(address + offset & U64_MAX, length)
+
     async def give(self, behind: Given, field: int) -> None:
         """`Descriptors.give` to this caller."""
         await self.descriptors.give(self, behind, field)
+
+    async def give_file(self, file: OpenFile, field: int, fill: Callable[[int], bytes]) -> None:
+        """`Descriptors.give_file` to this caller."""
+        await self.descriptors.give_file(self, file, field, fill)
 
     def open_file(self, number: int) -> Given:
         """`Descriptors.behind` of this caller."""

@@ -14,19 +14,21 @@ import trio
 from cuse_glue.inline import leave
 
 from ..devices import mock
+from ..devices.mock_domains import MockNested
 from ..engine import access as accesses
 from ..engine import device as devices
 from ..engine.access import Access
 from ..engine.device import Device
 from ..engine.hwpt import HwptPaging
-from ..engine.ioas import Ioas
-from ..engine.objects import Object
+from ..engine.nested import HwptNested
 from ..engine.pages import PAGE_SIZE
 from ..engine.span import U64_MAX
 from ..errors import IoctlError
 from ..uapi.header import const, ffi
+from . import test_dma, test_pasid
 from .locking import in_steps, locked
 from .request import Request
+from .test_pasid import tables
 
 LARGEST_ACCESS: Final = 16 << 20  # bytes in one ACCESS_PAGES or ACCESS_RW
 INLINE_COPY: Final = 128 << 10  # bytes; larger copies go to a thread
@@ -72,7 +74,7 @@ async def mock_domain(request: Request) -> None:
     try:
         selftest.driver = mock.MockDriver(flags)
         selftest.device = devices.bind(context, selftest.driver)
-        async with locked(*_tables(request, cmd.id)):
+        async with locked(*tables(request, cmd.id)):
             hwpt_id = await in_steps(selftest.device.attach(cmd.id))
         cmd.mock_domain.out_stdev_id = selftest.id
         cmd.mock_domain.out_hwpt_id = hwpt_id
@@ -91,17 +93,9 @@ async def mock_domain_replace(request: Request) -> None:
     selftest = request.context.objects.get(cmd.id, mock.Selftest)
     assert selftest.device is not None
     pt_id = cmd.mock_domain_replace.pt_id
-    async with locked(selftest, *_tables(request, pt_id)):
+    async with locked(selftest, *tables(request, pt_id)):
         cmd.mock_domain_replace.pt_id = await in_steps(selftest.device.replace(pt_id))
     request.respond()
-
-
-def _tables(request: Request, pt_id: int) -> list[Object]:
-    """The IOAS behind an ID that may name an IOAS or a HWPT; none when it names neither (the attach will say so)."""
-    found = request.context.objects.get(pt_id, Object)
-    if isinstance(found, HwptPaging):
-        return [found, found.ioas]
-    return [found] if isinstance(found, Ioas) else []
 
 
 async def md_check_map(request: Request) -> None:
@@ -137,6 +131,15 @@ async def _now_and_then(step: int) -> None:
     if step % CHECKS_AT_ONCE == CHECKS_AT_ONCE - 1:
         await leave()
         await trio.lowlevel.checkpoint()
+
+
+async def md_check_iotlb(request: Request) -> None:
+    """ENOENT: no such nested page table. EINVAL: it is no mock device's, no such cache entry, or it holds something else."""
+    check = request.cmd.check_iotlb
+    hwpt = request.context.objects.get(request.cmd.id, HwptNested)
+    if not isinstance(hwpt.domain, MockNested):
+        raise IoctlError(EINVAL, f"{hwpt} is no mock device's")
+    hwpt.domain.check_iotlb(check.id, check.iotlb)
 
 
 async def dev_check_cache(request: Request) -> None:
@@ -285,13 +288,20 @@ OPERATIONS: Final[Mapping[int, Callable[[Request], Awaitable[None]]]] = {
         "MOCK_DOMAIN_FLAGS": mock_domain,
         "MOCK_DOMAIN_REPLACE": mock_domain_replace,
         "MD_CHECK_MAP": md_check_map,
+        "MD_CHECK_IOTLB": md_check_iotlb,
         "MD_CHECK_REFS": md_check_refs,
         "DEV_CHECK_CACHE": dev_check_cache,
+        "DIRTY": test_dma.dirty,
+        "TRIGGER_IOPF": test_dma.trigger_iopf,
         "SET_TEMP_MEMORY_LIMIT": set_temp_memory_limit,
         "CREATE_ACCESS": create_access,
         "ACCESS_REPLACE_IOAS": access_replace_ioas,
         "ACCESS_PAGES": access_pages,
         "DESTROY_ACCESS_PAGES": destroy_access_pages,
         "ACCESS_RW": access_rw,
+        "PASID_ATTACH": test_pasid.pasid_attach,
+        "PASID_REPLACE": test_pasid.pasid_replace,
+        "PASID_DETACH": test_pasid.pasid_detach,
+        "PASID_CHECK_HWPT": test_pasid.pasid_check_hwpt,
     }.items()
 }

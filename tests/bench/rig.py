@@ -37,6 +37,9 @@ class Effort:
     maps: tuple[int, ...]  # mapped for a device; the first is what the others are compared with
     copies: tuple[int, ...]  # copied by the engine
     ioctls: tuple[int, ...]  # copied by one ACCESS_RW, 16 MiB at most
+    tracked: int  # mapped in a page table with dirty tracking
+    entries: int  # of one HWPT_INVALIDATE
+    filled: int  # areas in a page table that is filled
 
 
 FULL = Effort(
@@ -47,6 +50,9 @@ FULL = Effort(
     maps=(4 * KIB, 64 * MIB, GIB),
     copies=(4 * KIB, MIB, 64 * MIB),
     ioctls=(4 * KIB, MIB, 16 * MIB),
+    tracked=64 * GIB,
+    entries=4096,
+    filled=10_000,
 )
 QUICK = Effort(
     batches=3,
@@ -56,6 +62,9 @@ QUICK = Effort(
     maps=(4 * KIB, MIB, 8 * MIB),
     copies=(4 * KIB, 64 * KIB, MIB),
     ioctls=(4 * KIB, 64 * KIB, MIB),
+    tracked=128 * MIB,
+    entries=64,
+    filled=100,
 )
 
 

@@ -3,7 +3,7 @@
 
 Two columns are always measured in the same run, in short batches that take turns, so that whatever the machine does
 meanwhile hits both alike; a figure is the median of its batches, a ratio the ratio of the medians. Clients in C
-(client.c, memory.c) do the work; this file starts the parts, and writes the table and build/bench.json, a list of
+(client.c, memory.c, tables.c) do the work; this file starts the parts, and writes the table and build/bench.json, a list of
 {"name", "unit", "iommud", "peer", "ratio"}. `peer` is, part by part:
 
 - round_trips.py: a C server that only copies the struct both ways (peer.c), or, where the number of standing areas
@@ -33,11 +33,19 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from tests.bench import copies, devices, round_trips
+from tests.bench import copies, devices, round_trips, tables
 from tests.bench.rig import FULL, QUICK, ROOT, Bench, Effort, Row
 from tests.bench.servers import BenchError, Stop
 
-PARTS = (round_trips.round_trips, round_trips.standing, devices.mapped, copies.by_engine, copies.by_ioctl)
+PARTS = (
+    round_trips.round_trips,
+    round_trips.standing,
+    devices.mapped,
+    tables.tracked,
+    tables.changed,
+    copies.by_engine,
+    copies.by_ioctl,
+)
 VERDICTS = (round_trips.verdicts, devices.verdicts, copies.verdicts)
 
 
@@ -88,7 +96,7 @@ def main() -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps([row.as_json() for row in rows], indent=1) + "\n")
     print("peer: the C server; with areas standing, an iommud that keeps their number; with a mock device, the smallest")
-    print("mapping; of a copy, memcpy")
+    print("mapping; of a copy, memcpy; none for page tables")
     by_name = {row.name: row for row in rows}
     for judge in VERDICTS:
         for verdict in judge(by_name, effort):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench import copies, devices, rig, round_trips, run
+from tests.bench import copies, devices, rig, round_trips, run, tables
 
 RUN = [sys.executable, run.__file__, "--quick"]
 
@@ -45,7 +45,7 @@ def test_a_quick_run_writes_every_row(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in json.loads((tmp_path / "bench.json").read_text())}
     compared = round_trips.names(rig.QUICK) | devices.names(rig.QUICK) | copies.names(rig.QUICK)
     smallest = {devices.name(rig.QUICK.maps[0], kind) for kind in rig.KINDS}
-    assert compared | smallest | {round_trips.BYTES_PER_AREA} <= rows.keys()
+    assert compared | smallest | tables.names(rig.QUICK) | {round_trips.BYTES_PER_AREA} <= rows.keys()
     for name, row in rows.items():
         assert list(row) == ["name", "unit", "iommud", "peer", "ratio"]
         assert isinstance(row["unit"], str)

@@ -27,6 +27,7 @@ static struct shared {
 	bool stop;
 	uint64_t killed, exited, longest_death;
 	unsigned int failures; /* found by workers at the end */
+	unsigned int parked; /* workers that will not end by themselves any more */
 	pthread_barrier_t closed, checked;
 	struct tally tallies[MAX_PROCESSES][MAX_THREADS];
 } *shared;
@@ -83,6 +84,7 @@ static void finish(void)
 	int fd;
 
 	NEED(close_range(3, UINT_MAX, 0) == 0);
+	__atomic_add_fetch(&shared->parked, 1, __ATOMIC_SEQ_CST);
 	pthread_barrier_wait(&shared->closed);
 	/* What was unmapped or protected is there again. */
 	NEED(mmap(worker.private, PAGES * PAGE, PROT_READ | PROT_WRITE,
@@ -144,14 +146,30 @@ static pid_t start(unsigned int generation)
 	return pid;
 }
 
-/* Kill one now and then, and start whoever is not there, until the time is over. */
+/* Start those anew that ended by themselves; returns the generation after the last. */
+static unsigned int restart(pid_t *pids, unsigned int generation)
+{
+	int status;
+	pid_t gone;
+
+	while ((gone = waitpid(-1, &status, WNOHANG)) > 0) {
+		for (slot = 0; pids[slot] != gone; slot++)
+			NEED(slot < processes);
+		if (status)
+			fail("process %u ended with status %#x", slot, status);
+		shared->exited++;
+		pids[slot] = start(generation++);
+	}
+	return generation;
+}
+
+/* Kill one now and then until the time is over; then see to it that all are there. */
 static void stir(pid_t *pids, unsigned int seconds)
 {
 	uint64_t end = nanoseconds() + seconds * 1000000000UL, taken, since;
 	struct thread chance = { .random = seed * 0x9e3779b97f4a7c15 + 1 };
 	unsigned int generation = 1;
 	int status;
-	pid_t gone;
 
 	while (nanoseconds() < end) {
 		poll(NULL, 0, 20 + (int)pick(&chance, 200));
@@ -167,14 +185,12 @@ static void stir(pid_t *pids, unsigned int seconds)
 		else if (status)
 			fail("process %u ended with status %#x", slot, status);
 		pids[slot] = start(generation++);
-		while ((gone = waitpid(-1, &status, WNOHANG)) > 0) {
-			for (slot = 0; pids[slot] != gone; slot++)
-				NEED(slot < processes);
-			if (status)
-				fail("process %u ended with status %#x", slot, status);
-			shared->exited++;
-			pids[slot] = start(generation++);
-		}
+		generation = restart(pids, generation);
+	}
+	__atomic_store_n(&shared->stop, true, __ATOMIC_SEQ_CST);
+	while (__atomic_load_n(&shared->parked, __ATOMIC_SEQ_CST) < processes) {
+		generation = restart(pids, generation);
+		poll(NULL, 0, 1);
 	}
 }
 
@@ -288,8 +304,6 @@ int main(int argc, char **argv)
 	for (slot = 0; slot < processes; slot++)
 		pids[slot] = start(0);
 	stir(pids, seconds);
-	__atomic_store_n(&shared->stop, true, __ATOMIC_SEQ_CST);
-	/* Who ended just before it saw that comes again, to be counted. */
 	NEED(close(common) == 0 && close(worker.memfd) == 0);
 	pthread_barrier_wait(&shared->closed);
 	pthread_barrier_wait(&shared->checked);

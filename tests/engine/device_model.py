@@ -287,7 +287,7 @@ class Model:
         if group and group[0].hwpt is not hwpt:
             raise Refuse(EINVAL)
         self._may_reserve(device, hwpt.ioas)
-        if device.driver.make != hwpt.driver.make:
+        if device.driver.iommu != hwpt.driver.iommu:
             raise Refuse(EINVAL)
 
     @staticmethod
@@ -305,7 +305,7 @@ class Model:
         if hwpt.ioas is not old.ioas:
             for member in group:
                 self._may_reserve(member, hwpt.ioas)
-        if any(member.driver.make != hwpt.driver.make for member in group):
+        if any(member.driver.iommu != hwpt.driver.iommu for member in group):
             raise Refuse(EINVAL)
         for member in group:
             old.members.remove(member)

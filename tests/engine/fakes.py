@@ -4,19 +4,21 @@ that may fail goes through one `Faults`, which can make the n-th one fail.
 
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable
-from errno import EFAULT, EINVAL, ENOENT, ENOMEM
+from errno import EFAULT, ENOENT, ENOMEM
 from typing import TypeVar
 
 from iommud.engine.access import create
 from iommud.engine.context import Context
-from iommud.engine.device import Device, Region, at_once
-from iommud.engine.domain import Domain
-from iommud.engine.hwpt import HwptPaging, alloc_detached
+from iommud.engine.device import Device, Driver, Region, at_once
+from iommud.engine.dirty import Dirty
+from iommud.engine.domain import DIRTY_TRACKING, AnyDomain, Domain, NestedDomain
+from iommud.engine.hwpt import HwptPaging, alloc_paging
 from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
 from iommud.engine.ioas import Ioas
 from iommud.engine.objects import Object, ObjectTable
 from iommud.engine.pages import PAGE_SIZE, AccountMode, Slice, file_slice, user_slice
 from iommud.engine.span import U64_MAX
+from iommud.engine.user_data import UserData
 from iommud.errors import IoctlError
 
 P = PAGE_SIZE
@@ -175,10 +177,12 @@ class FakeOrigin:
         return Counter(pin.first + n for pin in self.pins for n in range(len(pin.pages)))
 
 
-class FakeDriver:
+class FakeDriver(Driver):
     """A device. `make`: its page tables suit devices of the same make only."""
 
     cache_coherent = True
+    nesting = True
+    dirty_tracking = True
 
     def __init__(
         self,
@@ -190,27 +194,32 @@ class FakeDriver:
         page_sizes: int = P,
         aperture: tuple[int, int] = (0, U64_MAX),
         regions: list[Region] | None = None,
+        max_pasids: int = 0,
     ) -> None:
         self.faults = faults or Faults()
         self.group: Hashable = group if group is not None else self
         self.name = name
-        self.make = make
+        self.iommu = make
+        self.max_pasids = max_pasids
+        self.pasids: dict[int, AnyDomain] = {}
         self.page_sizes = page_sizes
         self.aperture = aperture
         self.regions = regions or []
-        self.current: Domain | None = None
-        self.refuses: Callable[[Domain], int] = lambda _: 0  # the errno
+        self.current: AnyDomain | None = None
+        self.refuses: Callable[[AnyDomain], int] = lambda _: 0  # the errno
         self.log: list[str] = []
 
-    def domain(self) -> Domain:
+    def domain(self, flags: int, data: UserData | None) -> Domain:
         self.faults.may_fail("domain", ENOMEM)
-        return Domain(self, self.page_sizes, *self.aperture)
+        dirty = Dirty(self.page_sizes) if flags & DIRTY_TRACKING else None
+        return Domain(self, self.page_sizes, *self.aperture, dirty=dirty)
 
-    def attach(self, domain: Domain) -> None:
+    def nested_domain(self, parent: Domain, flags: int, data: UserData) -> NestedDomain:
+        self.faults.may_fail("nested_domain", ENOMEM)
+        return NestedDomain(self)
+
+    def attach(self, domain: AnyDomain) -> None:
         self.faults.may_fail("attach", ENOMEM)
-        assert isinstance(domain.driver, FakeDriver)
-        if domain.driver.make != self.make:
-            raise IoctlError(EINVAL, f"a page table of make {domain.driver.make}")
         if errno := self.refuses(domain):
             raise IoctlError(errno, "the driver does not want it")
         self.current = domain
@@ -220,6 +229,16 @@ class FakeDriver:
         assert self.current is not None
         self.current = None
         self.log.append("detach")
+
+    def attach_pasid(self, pasid: int, domain: AnyDomain, old: AnyDomain | None) -> None:
+        self.faults.may_fail("attach_pasid", ENOMEM)
+        assert self.pasids.get(pasid) is old
+        if errno := self.refuses(domain):
+            raise IoctlError(errno, "the driver does not want it")
+        self.pasids[pasid] = domain
+
+    def detach_pasid(self, pasid: int) -> None:
+        del self.pasids[pasid]
 
     def reserved_regions(self) -> list[Region]:
         self.faults.may_fail("reserved_regions", ENOMEM)
@@ -308,10 +327,9 @@ def new_ioas(context: Context) -> Ioas:
     return ioas
 
 
-def new_hwpt(device: Device, ioas: Ioas) -> HwptPaging:
+def new_hwpt(device: Device, ioas: Ioas, flags: int = 0) -> HwptPaging:
     """As a client makes one by hand: it is there until it is destroyed by its ID."""
-    hwpt = at_once(alloc_detached(device.context, ioas, device))
-    hwpt.auto = False
+    hwpt = at_once(alloc_paging(device.context, ioas, device, flags))
     device.context.objects.publish(hwpt)
     return hwpt
 
@@ -362,12 +380,12 @@ def unmap(ioas: Ioas, iova: int, length: int) -> int:
         position = following
 
 
-def attach(device: Device, target: Object | int) -> int:
-    return at_once(device.attach(target if isinstance(target, int) else target.id))
+def attach(device: Device, target: Object | int, pasid: int = 0) -> int:
+    return at_once(device.attach(target if isinstance(target, int) else target.id, pasid))
 
 
-def replace(device: Device, target: Object | int) -> int:
-    return at_once(device.replace(target if isinstance(target, int) else target.id))
+def replace(device: Device, target: Object | int, pasid: int = 0) -> int:
+    return at_once(device.replace(target if isinstance(target, int) else target.id, pasid))
 
 
 def with_pauses(steps: Generator[None, None, T], between: Callable[[], None]) -> T:

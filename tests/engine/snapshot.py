@@ -9,8 +9,9 @@ from iommud.engine.area import Area
 from iommud.engine.context import Context
 from iommud.engine.device import Device
 from iommud.engine.host import Host
-from iommud.engine.hwpt import HwptPaging
+from iommud.engine.hwpt import NO_PASID, Hwpt, HwptPaging
 from iommud.engine.ioas import Ioas
+from iommud.engine.nested import HwptNested
 from iommud.engine.objects import Object, ObjectTable
 from iommud.engine.pages import PAGE_SIZE, AccountMode, Pages
 from iommud.engine.span import U64_MAX
@@ -49,7 +50,7 @@ def snapshot(host: Host, contexts: list[Context], origins: list[FakeOrigin], dri
         "charges": (dict(host.user_pages), dict(host.process_pages)),
         "holding": _sorted(host.holding()),
         "origins": [(origin.held, origin.open_pins()) for origin in origins],
-        "drivers": [driver.current for driver in drivers],
+        "drivers": [(driver.current, dict(driver.pasids)) for driver in drivers],
     }
 
 
@@ -66,7 +67,11 @@ def _context(context: Context) -> dict[str, Any]:
         "hwpts": {obj.id: (obj.ioas, obj.domain, obj.auto, obj.linked) for obj in objects_of(context, HwptPaging)},
         "accesses": {obj.id: (obj.ioas, obj.ioas_unpin, obj.iova_alignment) for obj in objects_of(context, Access)},
         "groups": {
-            key: (_sorted(group.bound), group.hwpt, _sorted(group.attached), group.sw_msi_start)
+            key: (
+                _sorted(group.bound),
+                {pasid: (at.hwpt, _sorted(at.devices)) for pasid, at in group.attachments.items()},
+                group.sw_msi_start,
+            )
             for key, group in context.groups.items()
         },
     }
@@ -110,7 +115,12 @@ def _check_graph(context: Context) -> None:
     for obj in context.objects:
         assert obj.shortterm_users == []
         assert context.objects.get(obj.id, Object) is obj
-    attached = {device: group.hwpt for group in context.groups.values() for device in group.attached}
+    attached = [
+        (device, pasid, at.hwpt)
+        for group in context.groups.values()
+        for pasid, at in group.attachments.items()
+        for device in at.devices
+    ]
     for ioas in objects_of(context, Ioas):
         hwpts = [hwpt for hwpt in objects_of(context, HwptPaging) if hwpt.ioas is ioas]
         accesses = [access for access in objects_of(context, Access) if access.ioas is ioas]
@@ -118,20 +128,26 @@ def _check_graph(context: Context) -> None:
         assert _sorted(ioas.hwpts) == _sorted(hwpts)
         assert _sorted(ioas.iopt.domains) == _sorted(hwpt.domain for hwpt in hwpts)
         assert _sorted(ioas.iopt.accesses) == _sorted(accesses)
-    for hwpt in objects_of(context, HwptPaging):
-        assert hwpt.linked
-        assert _sorted(hwpt.users) == _sorted(device for device, of in attached.items() if of is hwpt)
+    nested = objects_of(context, HwptNested)
+    for hwpt in objects_of(context, Hwpt):
+        above = [other for other in nested if other.parent is hwpt]
+        assert _sorted(hwpt.users) == _sorted([*(device for device, _, of in attached if of is hwpt), *above])
         assert hwpt.users or not hwpt.auto, "an automatic page table goes with its last user"
+        assert hwpt.paging.linked
     for device in objects_of(context, Device):
         assert device in device.group.bound
-        hwpt = attached.get(device)
-        assert device.users == [device.driver, *([hwpt] if hwpt is not None else [])]
-        assert device.driver.current is (hwpt.domain if hwpt is not None else None)
+        mine = {pasid: hwpt for of, pasid, hwpt in attached if of is device}
+        assert _sorted(device.users) == _sorted([device.driver, *mine.values()])
+        own = mine.pop(NO_PASID, None)
+        assert device.driver.current is (own.domain if own is not None else None)
+        assert device.driver.pasids == {pasid: hwpt.domain for pasid, hwpt in mine.items()}
+        assert not mine or own is None or own.pasid_compat
+        assert all(hwpt.pasid_compat for hwpt in mine.values())
     for key, group in context.groups.items():
         assert group.key == key
         assert group.bound
         assert set(group.attached) <= set(group.bound)
-        assert (group.hwpt is None) == (not group.attached)
+        assert all(at.devices for at in group.attachments.values())
     for access in objects_of(context, Access):
         assert access.ioas is access.ioas_unpin
         assert access.users == [access.user]
@@ -148,8 +164,12 @@ def _check_table(ioas: Ioas) -> None:
             owed.append((0, hwpt.domain.aperture_start - 1, hwpt.domain))
         if hwpt.domain.aperture_last != U64_MAX:
             owed.append((hwpt.domain.aperture_last + 1, U64_MAX, hwpt.domain))
-        for device in hwpt.users:
-            assert isinstance(device, Device)
+        # Whose own DMA goes through it, or through one that is nested in it.
+        above = [device for user in hwpt.users if isinstance(user, HwptNested) for device in user.users]
+        for device in {user for user in (*hwpt.users, *above) if isinstance(user, Device)}:
+            own = device.group.hwpt
+            if own is None or own.paging is not hwpt or device not in device.group.attached:
+                continue
             owed += [(region.start, region.last, device) for region in device.driver.reserved_regions()]
     assert Counter((s, e, id(o)) for s, e, o in iopt.reserved) == Counter((s, e, id(o)) for s, e, o in owed)
     for area in iopt.areas:

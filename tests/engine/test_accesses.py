@@ -7,6 +7,7 @@ import pytest
 from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
 from iommud.engine.pages import AccountMode
 from iommud.engine.span import U64_MAX
+from iommud.engine.transfer import Transfer
 from iommud.errors import IoctlError
 
 from .fakes import FakeOrigin, P, attach, copy, errno_of, gone, map_, unmap
@@ -321,3 +322,11 @@ def test_a_transfer_that_must_fail_does_what_comes_before(world: World) -> None:
     assert world.snapshot() == before
     assert errno_of(lambda: user.access.transfer(0, 0, None, write=True)) == EINVAL
     assert errno_of(lambda: world.user().access.transfer(0, 1, None, write=True)) == ENOENT
+
+
+def test_pages_mapped_for_reading_are_not_written(world: World) -> None:
+    """No area is writeable whose pages are not; the pages say so themselves all the same."""
+    part = slice_of(world.origin(), 0, P, prot=PROT_READ)
+    with Transfer(write=True) as transfer:
+        assert errno_of(lambda: part.pages.transfer(transfer, 0, 0, 1, None)) == EPERM
+    part.pages.put()

@@ -67,7 +67,7 @@ def bind_a_device(world: World) -> Operation:
     return lambda: world.devices.append(bind(world.context, driver))
 
 
-@scenario("domain", "ID", "reserved_regions", "attach", *FURNITURE)
+@scenario("ID", "domain", "reserved_regions", "attach", *FURNITURE)
 def attach_auto(world: World) -> Operation:
     ioas = world.ioas()
     furnish(world, ioas, at=0x100000)
@@ -88,7 +88,7 @@ def attach_auto_to_one_that_is_there(world: World) -> Operation:
     return lambda: attach(device, ioas)
 
 
-@scenario("reserved_regions", "attach", "domain", "ID", "reserved_regions", "attach")
+@scenario("reserved_regions", "ID", "domain", "reserved_regions", "attach")
 def attach_auto_beside_one_that_does_not_suit(world: World) -> Operation:
     ioas = world.ioas()
     furnish(world, ioas)
@@ -105,7 +105,7 @@ def attach_explicit(world: World) -> Operation:
     return lambda: attach(device, hwpt)
 
 
-@scenario("domain", "ID", *FURNITURE)
+@scenario("ID", "domain", *FURNITURE)
 def make_a_page_table(world: World) -> Operation:
     ioas, device = world.ioas(), world.device(aperture=(0, 0xFFFFFFFF))
     furnish(world, ioas)
@@ -130,7 +130,7 @@ def replace_within_the_ioas(world: World) -> Operation:
     return lambda: replace(device, hwpt)
 
 
-@scenario("domain", "ID", *FURNITURE, "reserved_regions", "attach")
+@scenario("ID", "domain", *FURNITURE, "reserved_regions", "attach")
 def replace_by_another_ioas(world: World) -> Operation:
     ioas, other = world.ioas(), world.ioas()
     furnish(world, ioas)
@@ -140,7 +140,7 @@ def replace_by_another_ioas(world: World) -> Operation:
     return lambda: replace(device, other)
 
 
-@scenario("domain", "ID", *FURNITURE, "reserved_regions", "reserved_regions", "reserved_regions", "attach", "attach", "attach")
+@scenario("ID", "domain", *FURNITURE, "reserved_regions", "reserved_regions", "reserved_regions", "attach", "attach", "attach")
 def replace_for_a_whole_group(world: World) -> Operation:
     ioas, other = world.ioas(), world.ioas()
     furnish(world, ioas)

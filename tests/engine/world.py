@@ -48,6 +48,7 @@ class World:
         page_sizes: int = P,
         aperture: tuple[int, int] = (0, U64_MAX),
         regions: list[Region] | None = None,
+        max_pasids: int = 0,
     ) -> FakeDriver:
         driver = FakeDriver(
             self.faults,
@@ -57,6 +58,7 @@ class World:
             page_sizes=page_sizes,
             aperture=aperture,
             regions=regions,
+            max_pasids=max_pasids,
         )
         self.drivers.append(driver)
         return driver
@@ -71,7 +73,7 @@ class World:
         return self.bind(self.driver(**how))
 
     def unbind(self, device: Device) -> None:
-        device.detach()
+        device.detach_all()
         device.unbind()
         self.devices.remove(device)
 

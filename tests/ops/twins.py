@@ -1,6 +1,7 @@
 """Twins of what a request needs of the outside: a caller whose memory is a few mapped stretches of bytes."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from errno import EMFILE
 from typing import Any
 
 from iommud.engine.context import Context
@@ -46,6 +47,22 @@ class TwinMemory:
             self.pages[page][(address + count) % PAGE] = data[count]
         return len(data)
 
+    def read_many(self, places: Sequence[tuple[int, int]]) -> bytes:
+        out = bytearray()
+        for address, length in places:
+            out += (part := self.read(address, length))
+            if len(part) < length:
+                break
+        return bytes(out)
+
+    def write_many(self, places: Sequence[tuple[int, int]], data: bytes) -> int:
+        done = 0
+        for address, length in places:
+            done += (count := self.write(address, data[done : done + length]))
+            if count < length:
+                break
+        return done
+
 
 class TwinCaller:
     def __init__(self) -> None:
@@ -81,6 +98,10 @@ class NoOrigins:
 class NoDescriptors:
     async def give(self, request: Any, behind: Given, field: int) -> None:
         raise AssertionError("not for this test")
+
+    async def give_file(self, request: Any, file: Any, field: int, fill: Any, no_room: int = EMFILE) -> None:
+        file.release()
+        raise IoctlError(no_room, "a twin has no descriptor free")
 
     def behind(self, caller: Any, number: int) -> Given:
         raise AssertionError("not for this test")

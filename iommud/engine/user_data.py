@@ -1,0 +1,97 @@
+"""Structs that only a driver understands, on their way from a client: one, or an array of them.
+
+Nothing is read before the driver asks, as the order of errors is the driver's. What a driver knows may be longer than what the client
+supplied (an older client: the rest reads as zero), never shorter.
+
+Ref: v7.3 include/linux/iommu.h iommu_copy_struct_from_user, iommu_copy_struct_from_user_array
+"""
+
+from collections.abc import Callable, Iterator
+from errno import EFAULT, EINVAL
+from typing import Final
+
+from ..errors import IoctlError
+
+CHUNK: Final = 64 << 10  # bytes of an array read in one go
+
+# From an offset (bytes) into the data, so many bytes; fewer when not all can be reached.
+Read = Callable[[int, int], bytes]
+
+
+class UserData:
+    """One struct: `type` says which, `length` (bytes) how much of it there is."""
+
+    __slots__ = ("_read", "length", "type")
+
+    def __init__(self, data_type: int, length: int, read: Read) -> None:
+        self.type: Final = data_type
+        self.length: Final = length
+        self._read = read
+
+    def struct(self, data_type: int, size: int, least: int) -> bytes:
+        """The struct, `size` bytes, of which at least `least` must be there.
+
+        EINVAL: another type, too short or too long. EFAULT: it cannot be read.
+        """
+        _check(self.type, self.length, data_type, size, least)
+        data = self._read(0, self.length)
+        if len(data) != self.length:
+            raise IoctlError(EFAULT, f"the data cannot be read beyond its first {len(data)} bytes")
+        return data.ljust(size, b"\0")
+
+
+class UserArray:
+    """`count` structs of `type`, `length` bytes each. `done`: how many were dealt with; the client is told on every path."""
+
+    __slots__ = ("_read", "count", "done", "length", "position", "type")
+
+    def __init__(self, data_type: int, length: int, count: int, read: Read) -> None:
+        self.type: Final = data_type
+        self.length: Final = length
+        self.count: Final = count
+        self.done = 0
+        self.position = 0  # bytes that `chunks` has read
+        self._read = read
+
+    def expect(self, data_type: int) -> None:
+        """EINVAL: it is an array of something else."""
+        if self.type != data_type:
+            raise IoctlError(EINVAL, f"data of type {self.type:#x}, wanted: {data_type:#x}")
+
+    def chunks(self, data_type: int, size: int, least: int) -> Iterator[bytes]:
+        """All structs, one after the other, `size` bytes each, some at a time.
+
+        EINVAL: as UserData.struct. EFAULT: the next one cannot be read; those before it were given out.
+        """
+        if not self.count:
+            return
+        _check(self.type, self.length, data_type, size, least)
+        total = self.count * self.length
+        at_once = CHUNK // self.length * self.length
+        while self.position < total:
+            wanted = min(at_once, total - self.position)
+            data = self._read(self.position, wanted)
+            whole = len(data) // self.length * self.length
+            self.position += whole
+            if whole:
+                yield self._padded(data[:whole], size)
+            if whole != wanted:
+                raise IoctlError(EFAULT, f"entry {self.position // self.length} of the array cannot be read")
+
+    def _padded(self, data: bytes, size: int) -> bytes:
+        if self.length == size:
+            return data
+        entries = (data[at : at + self.length] for at in range(0, len(data), self.length))
+        return b"".join(entry.ljust(size, b"\0") for entry in entries)
+
+    @property
+    def ahead(self) -> tuple[int, int]:
+        """What `chunks` will read next: offset and length (bytes)."""
+        return self.position, min(CHUNK, self.count * self.length - self.position)
+
+
+def _check(found: int, length: int, data_type: int, size: int, least: int) -> None:
+    if found != data_type:
+        raise IoctlError(EINVAL, f"data of type {found:#x}, wanted: {data_type:#x}")
+    if not least <= length <= size:
+        raise IoctlError(EINVAL, f"{length} bytes of data, wanted: {least} to {size}")

@@ -1,0 +1,119 @@
+"""FAULT_QUEUE_ALLOC, and the file that it gives: read, write and poll of a fault queue. Ref: v7.3 eventq.c"""
+
+import os
+import select
+from collections.abc import Callable
+from errno import ENOTTY, EOPNOTSUPP, ESPIPE
+from struct import Struct
+from typing import Final
+
+from cuse_glue.caller import Caller
+
+from ..engine.context import Context
+from ..engine.fault import NO_PASID, Fault
+from ..errors import IoctlError
+from ..uapi.header import const, fields, struct_size
+from .request import Request
+
+_RECORD: Final = Struct("<IIIIIIQII")  # struct iommu_hwpt_pgfault
+_ANSWER: Final = Struct("<II")  # struct iommu_hwpt_page_response
+assert _RECORD.size == struct_size("iommu_hwpt_pgfault")
+assert _ANSWER.size == struct_size("iommu_hwpt_page_response")
+_PASID_VALID: Final = const("IOMMU_PGFAULT_FLAGS_PASID_VALID")
+_LAST_PAGE: Final = const("IOMMU_PGFAULT_FLAGS_LAST_PAGE")
+_OUT_ID: Final = fields("iommu_fault_alloc")["out_fault_id"].offset
+# Longer transfers may come to us in parts that end where the kernel's pages do.
+_IN_PARTS: Final = 31 * 4096
+
+
+class FaultFile:
+    """The open file behind a queue's descriptor."""
+
+    seekable: Final = False
+
+    def __init__(self, context: Context, fault: Fault) -> None:
+        self._context = context
+        self.fault = fault
+        self.given = False  # the client has it; else the queue goes with it
+        context.hold()
+        fault.users.append(self)
+
+    def __str__(self) -> str:
+        return "its open descriptor"
+
+    async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
+        return -ENOTTY
+
+    async def read(self, caller: Caller, size: int, nonblocking: bool) -> bytes:
+        """Whole groups of faults, as many as fit; nothing when there are none. ESPIPE: no multiple of a record. EINVAL: too short for the
+        next group."""
+        _check_size(size, _RECORD)
+        try:
+            groups = self.fault.read(size // _RECORD.size)
+        except IoctlError as refusal:
+            raise OSError(refusal.errno, refusal.why) from None
+        out = bytearray()
+        for group in groups:
+            device = group.attachment.device.id
+            for fault in group.faults:
+                flags = (_PASID_VALID if fault.pasid != NO_PASID else 0) | (_LAST_PAGE if fault.last else 0)
+                out += _RECORD.pack(flags, device, fault.pasid, fault.group, fault.perm, 0, fault.address, 0, group.cookie)
+        return bytes(out)
+
+    async def write(self, caller: Caller, data: bytes, nonblocking: bool) -> int:
+        """Answers; returns the bytes taken before the first that is wrong. ESPIPE: no multiple of an answer. EINVAL: the first is wrong."""
+        _check_size(len(data), _ANSWER)
+        done = 0
+        for cookie, code in _ANSWER.iter_unpack(data[: len(data) // _ANSWER.size * _ANSWER.size]):
+            try:
+                self.fault.respond(cookie, code)
+            except IoctlError as refusal:
+                if done:
+                    break
+                raise OSError(refusal.errno, refusal.why) from None
+            done += _ANSWER.size
+        return done
+
+    def poll(self, wake: Callable[[], None] | None) -> int:
+        if self.fault.pending:
+            return select.POLLIN | select.POLLRDNORM | select.POLLOUT
+        if wake is not None:
+            self.fault.wake = wake  # of the same open file each time
+        return select.POLLOUT
+
+    def release(self) -> None:
+        self.fault.users.remove(self)
+        self.fault.close()
+        if not self.given:
+            self._context.objects.abort_and_destroy(self.fault)
+        self._context.release()
+
+
+def _check_size(size: int, record: Struct) -> None:
+    if size % record.size and size < _IN_PARTS:
+        raise OSError(ESPIPE, os.strerror(ESPIPE))
+
+
+async def fault_queue_alloc(request: Request) -> None:
+    """EOPNOTSUPP: flags. Errors of giving a descriptor: EMFILE, EFAULT, and those of Injector.give."""
+    if request.cmd.flags:
+        raise IoctlError(EOPNOTSUPP, f"unknown flags {request.cmd.flags:#x}")
+    objects = request.context.objects
+    # As it is: that the answer can be written is to be known before there is anything to take back.
+    request.respond()
+    fault = Fault()
+    objects.reserve(fault)
+    file = FaultFile(request.context, fault)
+
+    def finish(number: int) -> bytes:
+        # In another thread; the last thing before the client goes on, and may use the ID.
+        file.given = True
+        objects.publish(fault)
+        return fault.id.to_bytes(4, "little") + number.to_bytes(4, "little")
+
+    try:
+        await request.give_file(file, _OUT_ID, finish)
+    except IoctlError:
+        if file.given and not fault.users:
+            objects.remove_by_owner(fault)  # the struct became read-only at the last moment
+        raise

@@ -1,0 +1,112 @@
+"""HWPT_ALLOC and HWPT_INVALIDATE. Ref: v7.3 hw_pagetable.c iommufd_hwpt_alloc, iommufd_hwpt_invalidate"""
+
+from errno import EINVAL, EOPNOTSUPP
+from typing import Final
+
+import trio
+
+from cuse_glue.inline import leave
+
+from ..engine.device import Device
+from ..engine.fault import Fault
+from ..engine.hwpt import Hwpt, HwptPaging, alloc_paging
+from ..engine.ioas import Ioas
+from ..engine.nested import HwptNested, alloc_nested, alloc_viommu_nested
+from ..engine.objects import Object
+from ..engine.pages import PAGE_SIZE
+from ..engine.span import U64_MAX
+from ..engine.user_data import UserArray, UserData
+from ..engine.viommu import Viommu
+from ..errors import IoctlError
+from ..uapi.header import const
+from .locking import in_steps, locked
+from .request import Request
+
+MOST_ENTRIES: Final = 1 << 19  # of one HWPT_INVALIDATE
+LONGEST_STRUCT: Final = PAGE_SIZE  # bytes; no driver's struct is longer
+
+_FAULT_ID_VALID: Final = const("IOMMU_HWPT_FAULT_ID_VALID")
+_DATA_NONE: Final = const("IOMMU_HWPT_DATA_NONE")
+
+
+async def hwpt_alloc(request: Request) -> None:
+    """A page table for the device `dev_id`, that shows an IOAS or is nested in a HWPT or a vIOMMU.
+
+    EOPNOTSUPP: __reserved, flags. EINVAL: data without a type or the other way round, `pt_id` is nothing to make a page table of. ENOENT:
+    no such device, no such fault queue. Others: alloc_paging, alloc_nested. EFAULT: the ID cannot be told. Then there is none.
+    """
+    cmd, objects = request.cmd, request.context.objects
+    if cmd.__reserved:
+        raise IoctlError(EOPNOTSUPP, f"__reserved is {cmd.__reserved:#x}, must be 0")
+    if (cmd.data_type == _DATA_NONE) != (cmd.data_len == 0):
+        raise IoctlError(EINVAL, f"{cmd.data_len} bytes of data of type {cmd.data_type:#x}")
+    objects.get(cmd.dev_id, Device)
+    try:
+        target = objects.get(cmd.pt_id, Object)
+    except IoctlError as unknown:
+        raise IoctlError(EINVAL, unknown.why) from None
+    if not isinstance(target, Ioas | HwptPaging | Viommu):
+        raise IoctlError(EINVAL, f"{target} is nothing to make a page table of")
+    await request.settle(cmd.data_uptr, min(cmd.data_len, LONGEST_STRUCT))
+    async with locked(target):
+        hwpt = await _alloc(request, target)
+        try:
+            if cmd.flags & _FAULT_ID_VALID:
+                hwpt.set_fault(objects.get(cmd.fault_id, Fault))
+            cmd.out_hwpt_id = hwpt.id
+            request.respond()
+        except BaseException:
+            objects.abort_and_destroy(hwpt)
+            raise
+        objects.publish(hwpt)
+
+
+async def _alloc(request: Request, target: Ioas | HwptPaging | Viommu) -> Hwpt:
+    cmd, context = request.cmd, request.context
+    device = context.objects.get(cmd.dev_id, Device)  # anew: it may have gone while we waited for the lock
+    data = UserData(cmd.data_type, cmd.data_len, request.reader(cmd.data_uptr))
+    if isinstance(target, Ioas):
+        return await in_steps(alloc_paging(context, target, device, cmd.flags, data if data.length else None))
+    if isinstance(target, Viommu):
+        return alloc_viommu_nested(context, target, device, cmd.flags, data)
+    return alloc_nested(context, target, device, cmd.flags, data)
+
+
+async def hwpt_invalidate(request: Request) -> None:
+    """Drop what a nested page table has cached, as an array of entries says. `entry_num` becomes the entries dealt with, on every path.
+
+    EOPNOTSUPP: __reserved, or it caches nothing. EINVAL: an array that is there without an address or a length, or is too long; neither a
+    nested page table; what its driver says. ENOENT: no such object. EFAULT: as soon as the count cannot be told, whatever else.
+    """
+    cmd = request.cmd
+    array = UserArray(cmd.data_type, cmd.entry_len, cmd.entry_num, request.reader(cmd.data_uptr))
+    try:
+        await _invalidate(request, array)
+    finally:
+        cmd.entry_num = array.done
+        request.respond()
+
+
+async def _invalidate(request: Request, array: UserArray) -> None:
+    cmd, objects = request.cmd, request.context.objects
+    if cmd.__reserved:
+        raise IoctlError(EOPNOTSUPP, f"__reserved is {cmd.__reserved:#x}, must be 0")
+    if array.count and (not cmd.data_uptr or not 0 < array.length <= LONGEST_STRUCT or array.count > MOST_ENTRIES):
+        raise IoctlError(EINVAL, f"{array.count} entries of {array.length} bytes at {cmd.data_uptr:#x}")
+    hwpt = objects.get(cmd.hwpt_id, Object)
+    if isinstance(hwpt, Viommu):
+        raise IoctlError(EOPNOTSUPP, f"iommud does not have the caches of {hwpt} yet")
+    if not isinstance(hwpt, HwptNested):
+        raise IoctlError(EINVAL, f"{hwpt} is no nested page table")
+    with objects.using(hwpt, request):
+        await _settle(request, array)
+        for _ in hwpt.domain.invalidate(array):
+            if array.done < array.count:
+                await leave()
+                await trio.lowlevel.checkpoint()
+                await _settle(request, array)
+
+
+async def _settle(request: Request, array: UserArray) -> None:
+    offset, length = array.ahead
+    await request.settle(request.cmd.data_uptr + offset & U64_MAX, length)

@@ -1,0 +1,45 @@
+"""TEST_CMD: what stands for the DMA of a mock device: marks of writes, and page faults. Ref: v7.3 selftest.c"""
+
+from errno import EINVAL, EOVERFLOW
+from typing import Final
+
+from ..devices import mock, mock_dma
+from ..engine.device import Device
+from ..engine.fault import PageFault
+from ..engine.hwpt import HwptPaging
+from ..errors import IoctlError
+from .locking import locked
+from .request import Request
+
+MOST_BITS: Final = 8 * (16 << 20)
+
+
+async def dirty(request: Request) -> None:
+    """Mark pages of the page table `id` as written to. EINVAL: a number is 0 or unaligned, or tracking is off. EOVERFLOW: too many bits.
+    ENOENT: no such page table. EFAULT: the bitmap cannot be read."""
+    wanted = request.cmd.dirty
+    page_size, length, iova = wanted.page_size, wanted.length, wanted.iova
+    if not (page_size and length and wanted.uptr) or iova % page_size or length % page_size:
+        raise IoctlError(EINVAL, f"iova {iova:#x} or length {length:#x} is no multiple of page_size {page_size:#x}, or one is 0")
+    count = length // page_size
+    if count > MOST_BITS:
+        raise IoctlError(EOVERFLOW, f"{count} bits are more than {MOST_BITS}")
+    hwpt = request.context.objects.get(request.cmd.id, HwptPaging)
+    mock_dma.check_tracking(hwpt)
+    size = (count + 7) // 8
+    with request.context.objects.using(hwpt, request):
+        async with locked(hwpt.ioas):
+            await request.settle(wanted.uptr, size)
+            bits = bytearray(request.read(wanted.uptr, size, "the bitmap"))
+            bits[-1] &= 0xFF >> -count % 8
+            wanted.out_nr_dirty = mock_dma.set_dirty(hwpt, iova, page_size, bytes(bits))
+    request.respond()
+
+
+async def trigger_iopf(request: Request) -> None:
+    """A page fault of the device `dev_id`. ENOENT: no such device. EINVAL: it is no mock device."""
+    wanted = request.cmd.trigger_iopf
+    device = request.context.objects.get(wanted.dev_id, Device)
+    if not isinstance(device.driver, mock.MockDriver):
+        raise IoctlError(EINVAL, f"{device} is no mock device")
+    mock_dma.fault(device, PageFault(wanted.addr, wanted.perm, wanted.pasid, wanted.grpid))

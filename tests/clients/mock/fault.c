@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+/* FAULT_QUEUE_ALLOC, and the queue's read, write and poll. */
+#include "table.h"
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/uio.h>
+
+#define FAULT IOMMU_HWPT_FAULT_ID_VALID
+#define RECORD sizeof(struct iommu_hwpt_pgfault)
+#define ANSWER sizeof(struct iommu_hwpt_page_response)
+
+static long result(long rc)
+{
+	return rc < 0 ? -errno : rc;
+}
+
+static long fault_alloc(int fd, uint32_t flags, uint32_t *id, int *queue)
+{
+	struct iommu_fault_alloc cmd = { .size = sizeof(cmd), .flags = flags, .out_fault_fd = -1U };
+	long rc = call(fd, IOMMU_FAULT_QUEUE_ALLOC, &cmd);
+
+	*id = cmd.out_fault_id;
+	*queue = (int)cmd.out_fault_fd;
+	return rc;
+}
+
+static long page_fault_at(int fd, uint32_t device, uint32_t pasid, uint32_t group, uint64_t address)
+{
+	struct iommu_test_cmd cmd = { .trigger_iopf = { .dev_id = device, .pasid = pasid,
+							.grpid = group, .addr = address,
+							.perm = IOMMU_PGFAULT_PERM_WRITE } };
+
+	return test_cmd(fd, IOMMU_TEST_OP_TRIGGER_IOPF, &cmd);
+}
+
+static long page_fault(int fd, uint32_t device)
+{
+	return page_fault_at(fd, device, 0, 7, 0x123000);
+}
+
+static long respond(int queue, uint32_t cookie, uint32_t code)
+{
+	struct iommu_hwpt_page_response answer = { .cookie = cookie, .code = code };
+
+	return result(write(queue, &answer, sizeof(answer)));
+}
+
+static int ready(int queue)
+{
+	struct pollfd one = { .fd = queue, .events = POLLIN | POLLOUT };
+
+	return poll(&one, 1, 0) < 0 ? -1 : one.revents;
+}
+
+static void allocation(int fd)
+{
+	struct iommu_fault_alloc cmd = { .size = sizeof(cmd) };
+	char buffer[RECORD];
+	uint32_t id, other;
+	int queue, second, lowest = dup(fd);
+	struct rlimit limit, none;
+
+	NEED(lowest >= 0 && close(lowest) == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0);
+	none = limit;
+	none.rlim_cur = (rlim_t)lowest;
+	CHECK_ERR(EOPNOTSUPP, fault_alloc(fd, 1, &id, &queue), "flags");
+	CHECK_ERR(EFAULT, call(fd, IOMMU_FAULT_QUEUE_ALLOC, read_only(&cmd, sizeof(cmd))),
+		  "a struct that cannot be written");
+	NEED(setrlimit(RLIMIT_NOFILE, &none) == 0);
+	CHECK_ERR(EMFILE, fault_alloc(fd, 0, &id, &queue), "no descriptor is free");
+	NEED(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+	CHECK_OK(fault_alloc(fd, 0, &id, &queue), "a queue");
+	CHECK_EQ(id, 1, "its ID: the failures have left none behind");
+	CHECK_EQ((unsigned int)queue, (unsigned int)lowest, "the lowest descriptor");
+	CHECK_EQ(fcntl(queue, F_GETFD), FD_CLOEXEC, "close-on-exec");
+	CHECK_EQ(fcntl(queue, F_GETFL) & (O_ACCMODE | O_NONBLOCK), O_RDWR, "to read and to write");
+	CHECK_ERR(EBUSY, destroy(fd, id), "DESTROY while it is open");
+	CHECK_ERR(ESPIPE, result(lseek(queue, 0, SEEK_SET)), "lseek");
+	CHECK_ERR(ESPIPE, result(pread(queue, buffer, RECORD, 0)), "pread");
+	CHECK_ERR(ENOTTY, call(queue, IOMMU_DESTROY, buffer), "ioctl");
+	CHECK_OK(fault_alloc(fd, 0, &other, &second), "a second one");
+	CHECK_EQ(other, id + 1, "the next ID");
+	NEED(close(second) == 0);
+	CHECK_OK(destroy(fd, other), "DESTROY when it is closed");
+	NEED(close(queue) == 0);
+	CHECK_OK(destroy(fd, id), "and the first");
+}
+
+static void empty(int fd)
+{
+	char buffer[2 * RECORD];
+	uint32_t id;
+	int queue;
+
+	NEED(fault_alloc(fd, 0, &id, &queue) == 0);
+	CHECK_EQ(result(read(queue, buffer, RECORD)), 0, "read: nothing");
+	CHECK_EQ(result(read(queue, buffer, sizeof(buffer))), 0, "read: room for two");
+	CHECK_EQ(result(read(queue, buffer, 0)), 0, "read: no room");
+	CHECK_ERR(ESPIPE, result(read(queue, buffer, RECORD - 1)), "read: no whole record");
+	CHECK_ERR(ESPIPE, result(read(queue, buffer, RECORD + 1)), "read: not only whole ones");
+	CHECK_ERR(ESPIPE, result(write(queue, buffer, ANSWER - 1)), "write: no whole answer");
+	CHECK_ERR(ESPIPE, result(write(queue, buffer, ANSWER + 1)), "write: not only whole ones");
+	CHECK_EQ(result(write(queue, buffer, 0)), 0, "write: nothing");
+	CHECK_ERR(EINVAL, respond(queue, 0, IOMMUFD_PAGE_RESP_SUCCESS), "write: cookie 0");
+	CHECK_ERR(EINVAL, respond(queue, 1, IOMMUFD_PAGE_RESP_SUCCESS), "write: cookie 1");
+	CHECK_ERR(EFAULT, result(write(queue, unmapped(), ANSWER)), "write: from nowhere");
+	CHECK_EQ(ready(queue), POLLOUT, "poll: to write only");
+	NEED(close(queue) == 0 && destroy(fd, id) == 0);
+}
+
+static void one_fault(int fd, uint32_t device, int queue)
+{
+	struct iommu_hwpt_pgfault fault[2];
+	struct epoll_event event = { .events = EPOLLIN };
+	int epoll = epoll_create1(0);
+
+	NEED(epoll >= 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, queue, &event) == 0);
+	CHECK_EQ(epoll_wait(epoll, &event, 1, 0), 0, "epoll: nothing yet");
+	CHECK_OK(page_fault_at(fd, device, 0, 7, 0x123000), "a fault");
+	CHECK_EQ(ready(queue), POLLIN | POLLOUT, "poll: to read");
+	CHECK_EQ(epoll_wait(epoll, &event, 1, -1), 1, "epoll: to read");
+	memset(fault, 0xff, sizeof(fault));
+	CHECK_EQ(result(read(queue, fault, sizeof(fault))), RECORD, "read: one record");
+	CHECK_EQ(fault[0].flags, IOMMU_PGFAULT_FLAGS_LAST_PAGE, "flags");
+	CHECK_EQ(fault[0].dev_id, device, "dev_id");
+	CHECK_EQ(fault[0].pasid, 0, "pasid");
+	CHECK_EQ(fault[0].grpid, 7, "grpid");
+	CHECK_EQ(fault[0].perm, IOMMU_PGFAULT_PERM_WRITE, "perm");
+	CHECK_EQ(fault[0].__reserved, 0, "__reserved");
+	CHECK_EQ(fault[0].addr, 0x123000, "addr");
+	CHECK_EQ(fault[0].length, 0, "length");
+	CHECK_EQ(fault[0].cookie, 1, "cookie: the lowest");
+	CHECK_EQ(ready(queue), POLLOUT, "poll: read already");
+	CHECK_EQ(result(read(queue, fault, RECORD)), 0, "read: once only");
+	CHECK_ERR(EINVAL, respond(queue, 2, IOMMUFD_PAGE_RESP_SUCCESS), "write: another cookie");
+	CHECK_ERR(EINVAL, respond(queue, 1, 2), "write: no such code");
+	CHECK_EQ(respond(queue, 1, IOMMUFD_PAGE_RESP_SUCCESS), ANSWER, "write: the answer");
+	CHECK_ERR(EINVAL, respond(queue, 1, IOMMUFD_PAGE_RESP_SUCCESS), "write: once only");
+	NEED(close(epoll) == 0);
+}
+
+static void many_faults(int fd, uint32_t device, int queue)
+{
+	struct iommu_hwpt_page_response answers[3] = { { .cookie = 2 }, { .cookie = 9 },
+						       { .cookie = 1 } };
+	struct iommu_hwpt_pgfault fault[4];
+	struct iovec parts[2] = { { fault, RECORD }, { fault + 1, RECORD } };
+	unsigned int i;
+
+	for (i = 0; i < 4; i++)
+		NEED(page_fault_at(fd, device, 0, i, i * PAGE) == 0);
+	CHECK_EQ(result(read(queue, fault, 3 * RECORD)), 3 * RECORD, "read: as many as fit");
+	CHECK_TRUE(fault[0].grpid == 0 && fault[1].grpid == 1 && fault[2].grpid == 2, "in order");
+	CHECK_TRUE(fault[0].cookie == 1 && fault[1].cookie == 2 && fault[2].cookie == 3, "cookies");
+	CHECK_EQ(respond(queue, 2, IOMMUFD_PAGE_RESP_INVALID), ANSWER, "write: in any order");
+	CHECK_EQ(result(read(queue, fault, RECORD)), RECORD, "read: the last");
+	CHECK_EQ(fault[0].grpid, 3, "the fourth");
+	CHECK_EQ(fault[0].cookie, 2, "with the lowest free cookie");
+	CHECK_EQ(result(write(queue, answers, sizeof(answers))), ANSWER, "write: up to a wrong one");
+	CHECK_ERR(EINVAL, result(write(queue, answers + 1, 2 * ANSWER)), "write: the first is wrong");
+	answers[0].cookie = 3;
+	answers[1].cookie = 1;
+	CHECK_EQ(result(write(queue, answers, 2 * ANSWER)), 2 * ANSWER, "write: two");
+	NEED(page_fault(fd, device) == 0 && page_fault(fd, device) == 0);
+	CHECK_EQ(result(readv(queue, parts, 2)), 2 * RECORD, "readv");
+	answers[0].cookie = fault[0].cookie;
+	answers[1].cookie = fault[1].cookie;
+	CHECK_EQ(result(write(queue, answers, 2 * ANSWER)), 2 * ANSWER, "write: their answers");
+}
+
+/* What waits for an answer when the page table goes. */
+static void endings(int fd, uint32_t stdev, uint32_t device, uint32_t ioas, uint32_t hwpt, int queue)
+{
+	struct iommu_hwpt_pgfault fault;
+
+	NEED(page_fault(fd, device) == 0);
+	CHECK_OK(mock_replace(fd, stdev, ioas), "the device moves on");
+	CHECK_EQ(ready(queue), POLLOUT, "nothing to read any more");
+	CHECK_EQ(result(read(queue, &fault, RECORD)), 0, "indeed");
+	CHECK_OK(page_fault(fd, device), "a fault elsewhere");
+	CHECK_EQ(ready(queue), POLLOUT, "does not come here");
+	NEED(mock_replace(fd, stdev, hwpt) == 0);
+	NEED(page_fault(fd, device) == 0 && read(queue, &fault, RECORD) == RECORD);
+	CHECK_OK(mock_replace(fd, stdev, ioas), "the device moves on");
+	CHECK_ERR(EINVAL, respond(queue, fault.cookie, IOMMUFD_PAGE_RESP_SUCCESS),
+		  "what was read is answered already");
+	NEED(mock_replace(fd, stdev, hwpt) == 0);
+}
+
+/* A wake-up: a thread that sleeps in poll while the fault comes. */
+static void waking(int fd, uint32_t device, int queue)
+{
+	struct pollfd one = { .fd = queue, .events = POLLIN };
+	struct iommu_hwpt_pgfault fault;
+
+	pid_t child;
+	int status, on[2];
+	char byte;
+
+	NEED(pipe(on) == 0);
+	fflush(stdout);
+	child = fork();
+	NEED(child >= 0);
+	if (child == 0) {
+		CHECK_EQ(ready(queue), POLLOUT, "poll: nothing yet");
+		NEED(write(on[1], "x", 1) == 1);
+		CHECK_EQ(poll(&one, 1, 60000), 1, "poll wakes up");
+		CHECK_EQ(one.revents, POLLIN, "to read");
+		CHECK_EQ(result(read(queue, &fault, RECORD)), RECORD, "another process reads");
+		CHECK_EQ(respond(queue, fault.cookie, IOMMUFD_PAGE_RESP_SUCCESS), ANSWER,
+			 "and answers");
+		fflush(stdout);
+		_exit(0);
+	}
+	/* It may sleep by now, or not yet; the fault must be seen in either case. */
+	NEED(read(on[0], &byte, 1) == 1 && usleep(20000) == 0);
+	NEED(page_fault(fd, device) == 0);
+	NEED(waitpid(child, &status, 0) == child);
+	CHECK_EQ((unsigned int)status, 0, "the child ended well");
+	NEED(close(on[0]) == 0 && close(on[1]) == 0);
+}
+
+static void lifetime(int fd, uint32_t stdev, uint32_t hwpt, uint32_t id, int queue)
+{
+	NEED(close(queue) == 0);
+	CHECK_ERR(EBUSY, destroy(fd, id), "DESTROY while a page table uses it");
+	CHECK_ERR(EBUSY, destroy(fd, hwpt), "and that, while a device does");
+	CHECK_OK(destroy(fd, stdev), "the device goes");
+	CHECK_OK(destroy(fd, hwpt), "the page table goes");
+	CHECK_OK(destroy(fd, id), "the queue goes");
+}
+
+int main(void)
+{
+	uint32_t ioas, hwpt, id, device, none;
+	struct mock mock;
+	int fd, queue;
+
+	checks_begin();
+	fd = open_iommu();
+	allocation(fd);
+	empty(fd);
+	ioas = new_ioas(fd);
+	mock = new_mock(fd, ioas);
+	device = mock.device;
+	NEED(fault_alloc(fd, 0, &id, &queue) == 0);
+	CHECK_ERR(ENOENT, hwpt_alloc_fault(fd, device, ioas, FAULT, NO_ID, NULL, &none),
+		  "HWPT_ALLOC: no such queue");
+	CHECK_ERR(ENOENT, hwpt_alloc_fault(fd, device, ioas, FAULT, ioas, NULL, &none),
+		  "HWPT_ALLOC: an IOAS for a queue");
+	CHECK_OK(hwpt_alloc_fault(fd, device, ioas, FAULT, id, NULL, &hwpt), "HWPT_ALLOC");
+	CHECK_ERR(ENOENT, page_fault(fd, NO_ID), "TRIGGER_IOPF: no device");
+	CHECK_ERR(ENOENT, page_fault(fd, ioas), "TRIGGER_IOPF: an IOAS");
+	CHECK_OK(page_fault(fd, device), "TRIGGER_IOPF: nobody handles it");
+	CHECK_EQ(ready(queue), POLLOUT, "it is nowhere to be read");
+	CHECK_OK(mock_replace(fd, mock.stdev, hwpt), "the device gets the page table");
+	one_fault(fd, device, queue);
+	many_faults(fd, device, queue);
+	waking(fd, device, queue);
+	endings(fd, mock.stdev, device, ioas, hwpt, queue);
+	lifetime(fd, mock.stdev, hwpt, id, queue);
+
+	/* A queue outlives the device's file. */
+	NEED(fault_alloc(fd, 0, &id, &queue) == 0);
+	mock = new_mock(fd, ioas);
+	NEED(hwpt_alloc_fault(fd, mock.device, ioas, FAULT, id, NULL, &hwpt) == 0);
+	NEED(mock_replace(fd, mock.stdev, hwpt) == 0 && page_fault(fd, mock.device) == 0);
+	CHECK_OK(close(fd), "close the device");
+	CHECK_EQ(ready(queue), POLLIN | POLLOUT, "the queue goes on");
+	CHECK_OK(close(queue), "close the queue, a fault in it");
+	return checks_end();
+}
