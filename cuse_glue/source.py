@@ -103,8 +103,11 @@ class Source:
             doing = "written" if write else "read"
             raise Refused(EFAULT, f"address {position:#x} of process {self.mm.pid} cannot be {doing}")
 
-    def pin(self, start: int, length: int, writable: bool) -> Pin:
+    def pin(self, start: int, length: int, writable: bool, *, brief: bool = False) -> Pin:
         """Hold `length` bytes from `start` (an address, or a file offset; both page boundaries), for writing as well if `writable`.
+
+        `brief`: for one copy at once. Shared memory is then reached in the process, which has its pages mapped already: mapping them here
+        would cost more than the copy.
 
         Refused, and nothing is held: EFAULT: not mapped, not readable, not writable although asked for, beyond the file's end, device or
         secret memory, shared memory of a file that is written back if `writable`; or the address space is gone. EINVAL (a file): not
@@ -120,7 +123,7 @@ class Source:
                 if vma.start > position:
                     break
                 upto = min(vma.end, end)
-                pieces.append(self._piece(vma, position, upto - position, writable))
+                pieces.append(self._piece(vma, position, upto - position, writable, brief))
                 position = upto
             if position < end:
                 raise Refused(EFAULT, f"nothing is mapped at {position:#x}")
@@ -137,7 +140,7 @@ class Source:
             raise
         return Pin(self, pieces)
 
-    def _piece(self, vma: Vma, address: int, length: int, writable: bool) -> Piece:
+    def _piece(self, vma: Vma, address: int, length: int, writable: bool, brief: bool) -> Piece:
         """OSError: we are short of means (EMFILE, ENFILE, ENOMEM)."""
         if writable and not vma.writable:
             raise Refused(EFAULT, f"the mapping at {address:#x} is not writable")
@@ -162,7 +165,7 @@ class Source:
         try:
             if offset + length - PAGE_SIZE >= file.size:
                 raise Refused(EFAULT, f"the mapping at {address:#x} reaches beyond the end of its file")
-            if vma.shared:
+            if vma.shared and not brief:
                 window = file.window(offset, offset + length, writable)
                 if window.writable or not writable:
                     return Mapped(file, window, offset, length)

@@ -63,8 +63,11 @@ class Origin(Protocol):
 
     def drop(self) -> None: ...
 
-    def pin(self, start: int, length: int, writable: bool) -> Pin:
-        """Hold `length` bytes from `start` (page boundaries). IoctlError(EFAULT, ...): not all of it can be; then none of it is."""
+    def pin(self, start: int, length: int, writable: bool, *, brief: bool = False) -> Pin:
+        """Hold `length` bytes from `start` (page boundaries); `brief`: for one copy at once.
+
+        IoctlError(EFAULT, ...): not all of it can be; then none of it is.
+        """
 
     def alive(self) -> bool:
         """Whether the address space is still lived in."""
@@ -174,9 +177,9 @@ class Pages:
     def _parts(self, first: int, last: int) -> Iterator[Part]:
         return self._held.parts(first, last) if self._held is not None else iter(())
 
-    def pin(self, first: int, last: int) -> Pin:
+    def pin(self, first: int, last: int, *, brief: bool = False) -> Pin:
         """A new pin of these pages, uncharged and uncounted. EFAULT: not all of them can be pinned."""
-        return self.origin.pin(self.start + first * PAGE_SIZE, (last - first + 1) * PAGE_SIZE, self.writable)
+        return self.origin.pin(self.start + first * PAGE_SIZE, (last - first + 1) * PAGE_SIZE, self.writable, brief=brief)
 
     def charge(self, host: Host, npages: int) -> None:
         """Count pages as pinned. ENOMEM: RLIMIT_MEMLOCK; then they are not counted."""
@@ -220,11 +223,11 @@ class Pages:
         position = first
         for part in self._parts(first, last):
             if position < part.first:
-                yield Part(position, part.first - 1, Counted(position, 0, self.pin(position, part.first - 1)))
+                yield Part(position, part.first - 1, Counted(position, 0, self.pin(position, part.first - 1, brief=True)))
             yield part
             position = part.last + 1
         if position <= last:
-            yield Part(position, last, Counted(position, 0, self.pin(position, last)))
+            yield Part(position, last, Counted(position, 0, self.pin(position, last, brief=True)))
 
 
 def _indexes(start_byte: int, length: int) -> tuple[int, int]:

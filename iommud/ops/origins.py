@@ -81,8 +81,8 @@ class ProcessOrigin:
             self.source.drop()
 
     @_refusing
-    def pin(self, start: int, length: int, writable: bool) -> ProcessPin:
-        return ProcessPin(self.source.pin(start, length, writable))
+    def pin(self, start: int, length: int, writable: bool, *, brief: bool = False) -> ProcessPin:
+        return ProcessPin(self.source.pin(start, length, writable, brief=brief))
 
     @_refusing
     def read_now(self, address: int, buffer: memoryview) -> None:

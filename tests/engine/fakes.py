@@ -126,7 +126,7 @@ class FakeOrigin:
             raise IoctlError(EFAULT, f"page {number:#x} is not mapped")
         return self.memory.setdefault(number, bytearray(P))
 
-    def pin(self, start: int, length: int, writable: bool) -> FakePin:
+    def pin(self, start: int, length: int, writable: bool, *, brief: bool = False) -> FakePin:
         assert start % P == 0
         assert length % P == 0
         assert length > 0

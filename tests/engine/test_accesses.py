@@ -10,7 +10,7 @@ from iommud.engine.span import U64_MAX
 from iommud.engine.transfer import Transfer
 from iommud.errors import IoctlError
 
-from .fakes import FakeOrigin, P, attach, copy, errno_of, gone, map_, unmap
+from .fakes import FakeOrigin, P, attach, copy, errno_of, gone, map_, slice_of, unmap
 from .world import World, stand
 
 

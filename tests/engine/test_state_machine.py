@@ -41,7 +41,7 @@ class CountedOrigin:
         self.held -= 1
         assert self.held >= 0
 
-    def pin(self, start: int, length: int, writable: bool) -> Pin:
+    def pin(self, start: int, length: int, writable: bool, *, brief: bool = False) -> Pin:
         raise AssertionError("there is no page table to pin for")
 
     def alive(self) -> bool:
