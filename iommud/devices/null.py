@@ -30,8 +30,7 @@ class NullDevice(Driver):
 
     def copy(self, source: int, destination: int, length: int) -> None:
         """Copy `length` bytes from one IOVA to another. Errors, which are DMA faults: Device.dma_read."""
-        buffer = memoryview(bytearray(length))
-        self.device.dma_read(source, buffer)
+        self.device.dma_read(source, buffer := memoryview(bytearray(length)))
         self.device.dma_write(destination, buffer)
 
     def remove(self) -> None:

@@ -10,6 +10,7 @@ from iommud.engine.ioas import Ioas
 from iommud.engine.span import U64_MAX
 from iommud.errors import IoctlError
 from iommud.ops.ioas import UNMAP_TRIES, unmap_range
+from tests.support import PATIENCE
 
 from .fakes import P, copy, errno_of, map_
 from .world import World
@@ -95,12 +96,13 @@ async def test_one_move_at_a_time(world: World) -> None:
         await asked[1].wait()
 
     user.unmap = slow  # type: ignore[method-assign]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(user.access.replace, other.id)
-        await asked[0].wait()
-        assert await refusal(user.access.detach()) == EBUSY
-        assert await refusal(user.access.attach(ioas.id)) == EBUSY
-        asked[1].set()
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(user.access.replace, other.id)
+            await asked[0].wait()
+            assert await refusal(user.access.detach()) == EBUSY
+            assert await refusal(user.access.attach(ioas.id)) == EBUSY
+            asked[1].set()
     assert user.access.ioas is other
     world.check()
 

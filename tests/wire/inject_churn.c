@@ -54,6 +54,7 @@ static int watch(int device)
 int main(int argc, char **argv)
 {
 	pthread_t thread;
+	pid_t parent;
 	int device;
 
 	NEED(argc >= 2);
@@ -61,8 +62,13 @@ int main(int argc, char **argv)
 	device = open_device();
 	if (argc == 3)
 		return watch(device);
-	if (fork() == 0)
+	parent = getpid();
+	if (fork() == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		/* Killed before that: nobody would ever end us. */
+		if (getppid() != parent)
+			_exit(1);
+	}
 	NEED(!pthread_create(&thread, NULL, churn, &device));
 	churn(&device);
 }
