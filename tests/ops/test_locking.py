@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from cuse_glue import inline
 from iommud.engine.host import Host
 from iommud.engine.ioas import Ioas
 from iommud.ops.locking import idle, in_steps, locked
@@ -37,6 +38,24 @@ async def test_first_come_first_served_and_not_to_be_destroyed() -> None:
         await trio.testing.wait_all_tasks_blocked()
     assert order == [1, 2, 3]
     assert ioas.shortterm_users == []
+    assert idle()
+
+
+async def test_a_lock_that_is_released_while_a_handler_becomes_a_task() -> None:
+    (ioas,) = objects(1)
+    got = False
+
+    async def take() -> None:
+        nonlocal got
+        async with locked(ioas):
+            got = True
+
+    handler = take()
+    async with locked(ioas):
+        finished, _ = inline.start(handler)
+        assert not finished
+    await inline.finish(handler)
+    assert got
     assert idle()
 
 
