@@ -9,7 +9,7 @@ Whose memory it is, is the `Origin`'s affair: an address space that can be gone,
 Ref: v7.3 pages.c (theory at its top), iopt_alloc_pages
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from enum import IntEnum
 from errno import EFAULT, EINVAL, EOVERFLOW, EPERM
 from resource import getpagesize
@@ -42,6 +42,9 @@ class Pin(Protocol):
 
     def identity(self, offset: int) -> Hashable:
         """Which real page lies at `offset` (bytes, a page boundary). Equal for the same page, however it was reached."""
+
+    def places(self, identity: Hashable) -> Iterable[int]:
+        """At which offsets the real page of this identity lies."""
 
     def close(self) -> None: ...
 
@@ -167,11 +170,8 @@ class Pages:
         """How many of the pages held are this real page."""
         found = 0
         for first, last, by in self._parts(0, self.npages - 1):
-            for index in range(first, last + 1):
-                try:
-                    found += by.pin.identity((index - by.first) * PAGE_SIZE) == identity
-                except IoctlError:
-                    continue  # lost: it is no page any more
+            for place in by.pin.places(identity):
+                found += first <= by.first + place // PAGE_SIZE <= last
         return found
 
     def _parts(self, first: int, last: int) -> Iterator[Part]:

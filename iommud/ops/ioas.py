@@ -7,6 +7,7 @@ import trio
 
 from cuse_glue.inline import leave
 
+from ..engine.area import Area
 from ..engine.io_pagetable import PROT_READ, PROT_WRITE
 from ..engine.ioas import Ioas
 from ..engine.pages import Slice, check_file_range, file_slice, user_slice
@@ -18,7 +19,7 @@ from .request import Request
 
 CAP_IPC_LOCK: Final = 14
 UNMAP_AT_ONCE: Final = 2048  # areas between which other requests get their turn
-UNMAP_TRIES: Final = 100  # how often accesses are asked to unpin an area
+UNMAP_TRIES: Final = 100  # how often accesses may be asked again to unpin an area
 RANGES_AT_ONCE: Final = 4096  # struct iommu_iova_range
 
 _FIXED: Final = const("IOMMU_IOAS_MAP_FIXED_IOVA")
@@ -183,6 +184,7 @@ async def unmap_range(ioas: Ioas, start: int, last: int) -> int:
     EDEADLK: they do not. Others as IoPagetable.unmap. Ref: v7.3 io_pagetable.c iopt_unmap_iova_range
     """
     unmapped, tries = 0, 0
+    asked: Area | None = None
     position: int | None = start
     while position is not None:
         async with locked(ioas):
@@ -192,16 +194,16 @@ async def unmap_range(ioas: Ioas, start: int, last: int) -> int:
             break
         area = ioas.iopt.pinned_at(position)
         if area is None:
-            tries = 0
             await leave()
             await trio.lowlevel.checkpoint()
             continue
-        tries += 1
-        if tries > UNMAP_TRIES:
-            raise IoctlError(EDEADLK, f"{area} stays pinned by {', '.join(map(str, ioas.iopt.accesses))}")
+        tries = tries + 1 if area is asked else 1
+        asked = area
         for access in list(ioas.iopt.accesses):
             with access.context.objects.using(access, ioas):
                 await access.user.unmap(area.iova, area.length)
+        if tries > UNMAP_TRIES:
+            raise IoctlError(EDEADLK, f"{area} stays pinned by {', '.join(map(str, ioas.iopt.accesses))}")
     return unmapped
 
 

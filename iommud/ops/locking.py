@@ -58,7 +58,7 @@ class locked:
 
 async def _wait_for(obj: Object) -> None:
     await leave()
-    if False and obj not in _waiting:
+    if obj not in _waiting:
         _waiting[obj] = deque()  # it was released while we left
         return
     turn = trio.Event()

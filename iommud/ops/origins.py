@@ -3,7 +3,7 @@
 What a client mapped from, or a file of its own, is one `Source` for as long as anything remembers it; so is the `ProcessOrigin` around it.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from errno import EFAULT, EMFILE, ENFILE, ENOMEM
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -49,6 +49,10 @@ class ProcessPin:
     @_refusing
     def identity(self, offset: int) -> Hashable:
         return self._pin.identity(offset)
+
+    def places(self, identity: Hashable) -> Iterable[int]:
+        assert isinstance(identity, tuple)
+        return self._pin.places(identity)
 
     def close(self) -> None:
         self._pin.close()

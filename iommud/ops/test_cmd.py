@@ -6,7 +6,6 @@ which order the selftest driver checks.
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from errno import EBADFD, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW
-from functools import partial
 from typing import Final
 
 import trio
@@ -23,6 +22,7 @@ from ..engine.hwpt import HwptPaging
 from ..engine.nested import HwptNested
 from ..engine.pages import PAGE_SIZE
 from ..engine.span import U64_MAX
+from ..engine.transfer import Transfer
 from ..errors import IoctlError
 from ..uapi.header import const, ffi
 from . import test_dma, test_pasid
@@ -123,8 +123,9 @@ async def md_check_refs(request: Request) -> None:
         raise IoctlError(EINVAL, "length or uptr is not page aligned")
     for done in range(0, refs.length, PAGE_SIZE):
         identity = request.origins.page_identity(request.caller, refs.uptr + done)
-        mock.check_refs(request.context.host, identity, refs.refs)
-        await _now_and_then(done // PAGE_SIZE)
+        mock.check_refs(request.context.host, identity, refs.refs)  # looks at all there is that is pinned
+        await leave()
+        await trio.lowlevel.checkpoint()
 
 
 async def _now_and_then(step: int) -> None:
@@ -237,23 +238,36 @@ async def access_rw(request: Request) -> None:
     iova = _nth_area(access, wanted.iova) if wanted.flags & _SYZ else wanted.iova
     near = None if wanted.flags & _RW_SLOW else request.address_space().mm
     await request.settle(wanted.uptr, wanted.length)
-    copy = partial(_copy, request, access, iova, wanted.uptr, wanted.length, bool(wanted.flags & _RW_WRITE), near)
+    write = bool(wanted.flags & _RW_WRITE)
     if wanted.length <= INLINE_COPY or access.ioas is None:
-        copy()
+        _copy(request, access, iova, near, write=write)
         return
     async with locked(access, access.ioas):
-        await leave()
-        await trio.to_thread.run_sync(copy)
+        with access.transfer(iova, wanted.length, near, write=write) as transfer:
+            await leave()
+            await trio.to_thread.run_sync(_copy_large, request, transfer)
 
 
-def _copy(request: Request, access: Access, iova: int, address: int, length: int, write: bool, near: Hashable) -> None:
+def _copy(request: Request, access: Access, iova: int, near: Hashable, *, write: bool) -> None:
+    wanted = request.cmd.access_rw
     if write:
-        data = request.read(address, length, "the buffer") if length else b""
+        data = request.read(wanted.uptr, wanted.length, "the buffer") if wanted.length else b""
         access.write_from(iova, memoryview(data), near)
         return
-    buffer = bytearray(length)
+    buffer = bytearray(wanted.length)
     access.read_into(iova, memoryview(buffer), near)
-    request.write(address, bytes(buffer), "the buffer")
+    request.write(wanted.uptr, bytes(buffer), "the buffer")
+
+
+def _copy_large(request: Request, transfer: Transfer) -> None:
+    """As `_copy`, in a worker thread: what it goes to is held by the transfer."""
+    wanted = request.cmd.access_rw
+    if transfer.write:
+        transfer.copy(memoryview(request.read(wanted.uptr, wanted.length, "the buffer")))
+        return
+    buffer = bytearray(wanted.length)
+    transfer.copy(memoryview(buffer))
+    request.write(wanted.uptr, bytes(buffer), "the buffer")
 
 
 def _check_access(length: int, flags: int, known: int) -> None:

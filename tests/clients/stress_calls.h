@@ -4,6 +4,7 @@
 #define STRESS_CALLS_H
 
 #include "mock/mock.h"
+#include "stress_answers.h"
 
 #include <signal.h>
 #include <sys/prctl.h>
@@ -15,57 +16,6 @@
 #define PAGES 64UL
 #define BIG (2 * MIB)
 #define OWN_PAGES 3UL
-#define MAX_ERROR 160
-
-#define OPERATIONS(X)                                                                              \
-	X(OPEN, 0)                                                                                 \
-	X(CLOSE, 0)                                                                                \
-	X(IOAS_ALLOC, 0)                                                                           \
-	X(DESTROY, ENOENT, EBUSY)                                                                  \
-	X(MAP, EINVAL, ENOENT, EEXIST, EFAULT, ENOMEM, ENOSPC)                                     \
-	X(MAP_FILE, EINVAL, ENOENT, EEXIST, ENOMEM, ENOSPC)                                        \
-	X(UNMAP, ENOENT, EBUSY, EDEADLK)                                                           \
-	X(COPY, EINVAL, ENOENT, EEXIST, EFAULT, ENOMEM, ENOSPC, EPERM)                             \
-	X(IOVA_RANGES, ENOENT, EMSGSIZE)                                                           \
-	X(ALLOW_IOVAS, ENOENT, EADDRINUSE)                                                         \
-	X(HUGE_PAGES, ENOENT, EINVAL, EADDRINUSE)                                                  \
-	X(MOCK_DOMAIN, ENOENT, EINVAL, EADDRINUSE, EFAULT, ENOMEM)                                 \
-	X(MOCK_REPLACE, ENOENT, EINVAL, EADDRINUSE, EFAULT, ENOMEM)                                \
-	X(CREATE_ACCESS, ENOENT, EADDRINUSE)                                                       \
-	X(ACCESS_PAGES, ENOENT, EINVAL, EPERM, EFAULT, ENOMEM, EBADFD, EOPNOTSUPP, EBADE)          \
-	X(UNPIN, ENOENT, EBADFD)                                                                   \
-	X(ACCESS_RW, ENOENT, EINVAL, EPERM, EFAULT, EBADFD)                                        \
-	X(ACCESS_MOVE, ENOENT, EADDRINUSE, EBUSY, EBADFD)                                          \
-	X(CHECK_MAP, ENOENT, EINVAL, EFAULT)                                                       \
-	X(CHECK_REFS, EIO, EFAULT)                                                                 \
-	X(OWN_DMA, 0)
-
-enum operation {
-#define X(name, ...) OP_##name,
-	OPERATIONS(X)
-#undef X
-	OPERATION_COUNT,
-};
-
-static const char *const operation_names[] = {
-#define X(name, ...) #name,
-	OPERATIONS(X)
-#undef X
-};
-
-/* What the kernel can answer; 0 always. */
-static const int operation_errors[][10] = {
-#define X(name, ...) { __VA_ARGS__ },
-	OPERATIONS(X)
-#undef X
-};
-
-/* In shared memory; each thread writes its own. */
-struct tally {
-	uint64_t calls[OPERATION_COUNT], longest[OPERATION_COUNT]; /* ns */
-	uint64_t errors[OPERATION_COUNT][MAX_ERROR];
-	uint64_t wrong; /* bytes that were not what they had to be */
-};
 
 /* What the threads of one process share. */
 struct worker {
@@ -98,19 +48,6 @@ static uint64_t pick(struct thread *t, uint64_t limit)
 	t->random ^= t->random >> 7;
 	t->random ^= t->random << 17;
 	return (t->random >> 11) % limit;
-}
-
-static bool expected(enum operation op, long rc)
-{
-	unsigned int i;
-
-	if (rc >= 0)
-		return true;
-	for (i = 0; i < ARRAY_LEN(operation_errors[op]); i++) {
-		if (operation_errors[op][i] == -rc)
-			return rc != 0;
-	}
-	return false;
 }
 
 static long ended(struct thread *t, enum operation op, long rc, uint64_t since)
@@ -263,7 +200,7 @@ static void do_ranges(struct thread *t)
 	}
 }
 
-/* Takes an access out of the table while it is closed or made; -1 if there is none. */
+/* Where the process's threads find an access to use; -1: none. */
 static int *any_place(struct thread *t)
 {
 	return &t->worker->accesses[pick(t, ACCESSES)];
@@ -276,11 +213,11 @@ static int any_access(struct thread *t)
 
 static void do_access(struct thread *t)
 {
-	int *place = any_place(t), access = -1, old;
+	int *place = any_place(t), access, old;
 
 	if (TIMED(CREATE_ACCESS, create_access(any_device(t), any_id(t), pick(t, 4) ? PINS : 0,
-					       &access)) != 0)
-		access = -1;
+					       &access)) != 0 && pick(t, 8))
+		return;
 	old = __atomic_exchange_n(place, access, __ATOMIC_SEQ_CST);
 	if (old >= 0)
 		TIMED(CLOSE, close(old));

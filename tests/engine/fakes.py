@@ -84,6 +84,10 @@ class FakePin:
             raise IoctlError(EFAULT, "lost")
         return id(self.pages[offset // P])
 
+    def places(self, identity: Hashable) -> list[int]:
+        assert not self.closed
+        return [] if self.origin.lost else [at * P for at, page in enumerate(self.pages) if id(page) == identity]
+
     def close(self) -> None:
         assert not self.closed, "a pin is closed once"
         self.closed = True

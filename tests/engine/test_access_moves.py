@@ -190,7 +190,7 @@ async def test_an_access_that_does_not_let_go(world: World) -> None:
     user.pin(P, P)
     user.stubborn = True
     assert await refusal(unmap_range(ioas, 0, U64_MAX)) == EDEADLK
-    assert user.asked == [(P, P)] * UNMAP_TRIES
+    assert user.asked == [(P, P)] * (UNMAP_TRIES + 1)
     # What was unmapped before it stays so, what stands stays closed to accesses, and a later try succeeds.
     assert [area.iova for area in ioas.iopt.areas] == [P]
     assert errno_of(lambda: user.pin(P, P)) == EINVAL
@@ -235,3 +235,16 @@ async def test_what_is_mapped_anew_can_be_pinned(world: World) -> None:
     await unmap_range(ioas, 0, U64_MAX)
     remap(ioas)
     assert user.pin(0, P) == [origin.identity(1)]
+
+
+async def test_many_pinned_areas_are_no_stubborn_one(world: World) -> None:
+    """Each area counts by itself how often its accesses were asked."""
+    ioas, origin = world.ioas(), world.origin()
+    user = world.user(ioas)
+    areas = UNMAP_TRIES + 20
+    for at in range(areas):
+        map_(ioas, origin, 0, P, at * P)
+        user.pin(at * P, P)
+    assert await unmap_range(ioas, 0, U64_MAX) == areas * P
+    assert len(user.asked) == areas
+    world.check()

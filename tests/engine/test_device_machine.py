@@ -384,5 +384,5 @@ class DeviceMachine(RuleBasedStateMachine):
 
 REAL: dict[type, Any] = {MIoas: Ioas, MHwpt: HwptPaging, MDevice: Device, MUser: Access, MObject: object}
 
-DeviceMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+DeviceMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=60, deadline=None)
 TestDevices = DeviceMachine.TestCase

@@ -29,7 +29,7 @@ FLAGS = ["-std=gnu11", "-O1", "-g", "-pthread", "-Wall", "-Wextra", "-Werror"]
 COMPAT_FLAGS = ["-m32", "-O1", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-static", "-fno-pic",
                 "-fno-stack-protector", "-mregparm=0"]  # fmt: skip
 KILLS = 200
-LONGEST = 1_000_000  # microseconds that a bystander may wait for a reply
+LONGEST = 5_000_000  # microseconds that a bystander may wait for a reply, on a machine that is busy with other things
 Start = Callable[..., "Server"]
 
 

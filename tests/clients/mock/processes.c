@@ -148,7 +148,7 @@ static int maps_and_ends(void *arg)
 	return map_at(fd, ioas, (uintptr_t)vforks_memory, LENGTH, BASE) != 0;
 }
 
-/* A child that shares the memory maps it; it is the parent's as well, and stays when the child ends. */
+/* A child that shares the memory maps it; it is the parent's too, and stays when the child ends. */
 static void vforked(bool shared)
 {
 	char *stack = new_pages(64);
@@ -160,7 +160,8 @@ static void vforked(bool shared)
 	fill(vforks_memory, LENGTH, 1);
 	pid = clone(maps_and_ends, stack + 64 * PAGE, CLONE_VM | CLONE_VFORK | SIGCHLD, NULL);
 	NEED(pid > 0 && waitpid(pid, &status, 0) == pid);
-	CHECK_EQ((unsigned int)status, 0, "a vfork()ed child maps %s memory", shared ? "shared" : "private");
+	CHECK_EQ((unsigned int)status, 0, "a vfork()ed child maps %s memory",
+		 shared ? "shared" : "private");
 	CHECK_TRUE(shows(1), "the parent reads it");
 	CHECK_OK(writes(2), "and writes");
 	CHECK_EQ(differing(vforks_memory, LENGTH, 2), 0, "to its own memory");
