@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * inject_churn PATH: two processes of two threads that are given descriptors until somebody kills them, with a byte to stdout
- * for each. inject_churn --watch PATH: ioctls until stdin ends, then the longest one in microseconds.
+ * inject_churn PATH: two processes of two threads that are given descriptors until somebody kills
+ * them, with a byte to stdout for each. inject_churn --watch PATH: ioctls until stdin ends, then
+ * the longest one in microseconds.
  */
 #include "inject_client.h"
 
@@ -18,10 +19,10 @@ static void *churn(void *argument)
 		int fd = create(device);
 
 		if (fd < 0)
-			exit(1);
+			_exit(1); /* several threads at once may come here */
 		close(fd);
 		if (write(STDOUT_FILENO, ".", 1) != 1)
-			exit(1);
+			_exit(1);
 	}
 	return NULL;
 }

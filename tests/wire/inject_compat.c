@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-/* A 32-bit program, without a C library: inject_compat PATH exits with the errno that CREATE gives it (255: none). */
+/*
+ * A 32-bit program, without a C library: inject_compat PATH exits with the errno that CREATE gives
+ * it (255: none).
+ */
 #include <stdint.h>
 
 #define CREATE 0xAAAA

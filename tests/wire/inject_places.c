@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Clients in special places: inject_places CASE PATH. Each says what it got; some are refused, and then nothing is left behind.
+ * Clients in special places: inject_places CASE PATH. Each says what it got; some are refused, and
+ * then nothing is left behind.
  */
 #include "inject_client.h"
 
@@ -77,7 +78,7 @@ static int filter_out(int number, unsigned int action)
 	       prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
-/* A program that would be killed if it opened a file. The filter is to be there afterwards. */
+/* It would be killed if it opened a file. The filter is to be there afterwards. */
 static void seccomp_given(int device)
 {
 	uint32_t id = 0;
@@ -98,7 +99,8 @@ static void seccomp_given(int device)
 		_exit(0);
 	}
 	NEED(waitpid(child, &status, 0) == child);
-	CHECK_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS, "its own openat kills it as before");
+	CHECK_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS,
+		   "its own openat kills it as before");
 }
 
 static void seccomp_refused(int device)
@@ -198,7 +200,10 @@ static void *exec_self(void *argument)
 	return NULL;
 }
 
-/* While one thread is given descriptors, another makes the whole process another program; the last of them ends well. */
+/*
+ * While one thread is given descriptors, another makes the whole process another program; the last
+ * of them ends well.
+ */
 static int exec_meanwhile(int device, char **argv)
 {
 	int rounds = atoi(argv[2]);
@@ -245,14 +250,18 @@ static void swapped(int device)
 		made += fd >= 0;
 		other_file += fd == -EBADF;
 		no_ioctl += fd == -ENOTTY;
-		wrong += fd >= 0 ? ioctl(fd, IDENTITY, 0) != (int)id : fd != -EBADF && fd != -ENOTTY;
+		if (fd >= 0)
+			wrong += ioctl(fd, IDENTITY, 0) != (int)id;
+		else
+			wrong += fd != -EBADF && fd != -ENOTTY;
 		if (fd >= 0)
 			close(fd);
 	}
 	done = true;
 	NEED(!pthread_join(thread, NULL));
 	close(number);
-	CHECK_EQ(wrong, 0, "%u given, %u refused, %u called another file", made, other_file, no_ioctl);
+	CHECK_EQ(wrong, 0, "%u given, %u refused, %u called another file", made, other_file,
+		 no_ioctl);
 	nothing_left(device);
 }
 

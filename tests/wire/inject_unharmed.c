@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * A program does not notice how its descriptor came about: registers, signals, dispositions, masks, memory below its stack
- * pointer. x86-64 only.
+ * A program does not notice how its descriptor came about: registers, signals, dispositions, masks,
+ * memory below its stack pointer. x86-64 only.
  */
 #include "inject_client.h"
 
@@ -16,14 +16,19 @@
 #define IOCTL_NR "16"
 
 struct machine_state {
-	uint64_t general[GENERAL]; /* rbx rbp r12 r13 r14 r15 r8 r9 r10 rdi rsi rdx, then rsp, flags */
+	/* rbx rbp r12 r13 r14 r15 r8 r9 r10 rdi rsi rdx, then rsp; the last is not used */
+	uint64_t general[GENERAL];
 	uint64_t vectors[VECTORS][2];
 	uint8_t red_zone[RED_ZONE];
 	uint64_t mxcsr;
 };
 
-/* One ioctl with every register set from *before and stored to *after. Both are static: no register is left to point at them. */
-static struct machine_state before __attribute__((used)), after __attribute__((used));
+/*
+ * One ioctl with every register set from before and stored to after, which are static: no register
+ * is left to point at them.
+ */
+static struct machine_state before __attribute__((used));
+static struct machine_state after __attribute__((used));
 static uint64_t saved_stack __attribute__((used));
 static uint64_t stack_for_call __attribute__((used));
 static volatile long result __attribute__((used));
@@ -35,28 +40,32 @@ __attribute__((naked, noinline, noclone)) static void call_with_state(void)
 		"mov %%rsp, saved_stack(%%rip)\n"
 		"mov stack_for_call(%%rip), %%rsp\n"
 		/* the red zone */
-		"lea before+368(%%rip), %%rsi; lea -128(%%rsp), %%rdi; mov $128, %%ecx; cld; rep movsb\n"
+		"lea before+368(%%rip), %%rsi; lea -128(%%rsp), %%rdi\n"
+		"mov $128, %%ecx; cld; rep movsb\n"
 		".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n"
 		"movdqu before+112+\\n*16(%%rip), %%xmm\\n\n"
 		".endr\n"
 		"mov before+0(%%rip), %%rbx; mov before+8(%%rip), %%rbp\n"
 		"mov before+16(%%rip), %%r12; mov before+24(%%rip), %%r13\n"
 		"mov before+32(%%rip), %%r14; mov before+40(%%rip), %%r15\n"
-		"mov before+48(%%rip), %%r8; mov before+56(%%rip), %%r9; mov before+64(%%rip), %%r10\n"
-		"mov before+72(%%rip), %%rdi; mov before+80(%%rip), %%rsi; mov before+88(%%rip), %%rdx\n"
+		"mov before+48(%%rip), %%r8; mov before+56(%%rip), %%r9\n"
+		"mov before+64(%%rip), %%r10; mov before+72(%%rip), %%rdi\n"
+		"mov before+80(%%rip), %%rsi; mov before+88(%%rip), %%rdx\n"
 		"mov $" IOCTL_NR ", %%eax\n"
 		"syscall\n"
 		"mov %%rax, result(%%rip)\n"
 		"mov %%rbx, after+0(%%rip); mov %%rbp, after+8(%%rip)\n"
 		"mov %%r12, after+16(%%rip); mov %%r13, after+24(%%rip)\n"
 		"mov %%r14, after+32(%%rip); mov %%r15, after+40(%%rip)\n"
-		"mov %%r8, after+48(%%rip); mov %%r9, after+56(%%rip); mov %%r10, after+64(%%rip)\n"
-		"mov %%rdi, after+72(%%rip); mov %%rsi, after+80(%%rip); mov %%rdx, after+88(%%rip)\n"
+		"mov %%r8, after+48(%%rip); mov %%r9, after+56(%%rip)\n"
+		"mov %%r10, after+64(%%rip); mov %%rdi, after+72(%%rip)\n"
+		"mov %%rsi, after+80(%%rip); mov %%rdx, after+88(%%rip)\n"
 		"mov %%rsp, after+96(%%rip)\n"
 		".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n"
 		"movdqu %%xmm\\n, after+112+\\n*16(%%rip)\n"
 		".endr\n"
-		"lea -128(%%rsp), %%rsi; lea after+368(%%rip), %%rdi; mov $128, %%ecx; cld; rep movsb\n"
+		"lea -128(%%rsp), %%rsi; lea after+368(%%rip), %%rdi\n"
+		"mov $128, %%ecx; cld; rep movsb\n"
 		"stmxcsr after+496(%%rip)\n"
 		"mov saved_stack(%%rip), %%rsp\n"
 		"pop %%r15; pop %%r14; pop %%r13; pop %%r12; pop %%rbp; pop %%rbx; ret\n"
@@ -81,15 +90,23 @@ static void fill(void *where, size_t size, unsigned int *seed)
 		((uint8_t *)where)[i] = rand_r(seed) >> 3;
 }
 
+static uint8_t *map(size_t size)
+{
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	NEED(memory != MAP_FAILED);
+	return memory;
+}
+
 static void registers(int device, unsigned int rounds)
 {
-	struct itimerval often = { .it_interval.tv_usec = 300, .it_value.tv_usec = 300 }, never = { 0 };
+	struct itimerval often = { .it_interval.tv_usec = 300, .it_value.tv_usec = 300 };
+	struct itimerval never = { 0 };
 	struct sigaction action = { .sa_handler = tick, .sa_flags = SA_RESTART };
-	uint8_t *stack = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *stack = map(65536);
 	static struct create cmd;
 	unsigned int seed = 1, wrong = 0, failed = 0;
 
-	NEED(stack != MAP_FAILED);
 	stack_for_call = (uint64_t)stack + 49152;
 	NEED(!sigaction(SIGALRM, &action, NULL) && !setitimer(ITIMER_REAL, &often, NULL));
 	for (unsigned int i = 0; i < rounds; i++) {
@@ -113,7 +130,7 @@ static void registers(int device, unsigned int rounds)
 	CHECK_TRUE(ticks > rounds / 100, "signals came meanwhile (%u)", ticks);
 }
 
-/* The stack's last page is not there yet: the kernel would grow it under its own thread only. */
+/* The stack's next page is not there yet: the kernel grows it under its own thread only. */
 static void stack_edge(int device)
 {
 	static struct create cmd = { .size = sizeof(cmd), .flags = O_RDWR };
@@ -132,22 +149,24 @@ static void stack_edge(int device)
 	before.general[9] = device;
 	before.general[10] = CREATE;
 	before.general[11] = (uint64_t)&cmd;
-	before.general[12] = stack_for_call = first + RED_ZONE; /* not a byte of path has room */
+	before.general[12] = stack_for_call = first + RED_ZONE; /* no room for the path */
 	call_with_state();
 	CHECK_OK(result, "at the edge of the stack");
-	CHECK_OK(memcmp(before.red_zone, after.red_zone, RED_ZONE), "where the red zone is unharmed");
+	CHECK_OK(memcmp(before.red_zone, after.red_zone, RED_ZONE), "with an unharmed red zone");
 	CHECK_OK(close(cmd.out_fd), "and the descriptor there");
 }
 
-/* What lies below the red zone belongs to nobody, in theory. Programs that lay out stacks of their own know better. */
+/*
+ * What lies below the red zone belongs to nobody, in theory. Programs that lay out stacks of their
+ * own know better.
+ */
 static void below_stack(int device)
 {
 	static struct create cmd = { .size = sizeof(cmd), .flags = O_RDWR };
 	static uint8_t pattern[4096];
-	uint8_t *stack = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *stack = map(8192);
 	unsigned int seed = 2;
 
-	NEED(stack != MAP_FAILED);
 	fill(pattern, sizeof(pattern), &seed);
 	memcpy(stack, pattern, sizeof(pattern));
 	before.general[9] = device;
@@ -163,15 +182,16 @@ static void below_stack(int device)
 static void no_stack(int device)
 {
 	static struct create cmd = { .size = sizeof(cmd), .flags = O_RDWR };
-	uint8_t *pages = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *pages = map(8192);
 
-	NEED(pages != MAP_FAILED && !mprotect(pages, 4096, PROT_NONE));
+	NEED(!mprotect(pages, 4096, PROT_NONE));
 	before.general[9] = device;
 	before.general[11] = (uint64_t)&cmd;
 	before.general[12] = stack_for_call = (uint64_t)pages + 4096 + RED_ZONE;
 	call_with_state();
 	CHECK_EQ(result, -EFAULT, "a stack that ends, with no room below");
-	CHECK_OK(memcmp(before.general, after.general, sizeof(before.general)), "the registers are unharmed");
+	CHECK_OK(memcmp(before.general, after.general, sizeof(before.general)),
+		 "the registers are unharmed");
 	CHECK_EQ(wait_live(device, 0), 0, "no object stays");
 }
 
@@ -206,7 +226,8 @@ static void *send_queued(void *argument)
 /* Signals for the thread that is being given a descriptor: each arrives, once, in order. */
 static void signals(int device)
 {
-	struct sigaction action = { .sa_sigaction = count_queued, .sa_flags = SA_SIGINFO | SA_RESTART };
+	struct sigaction action = { .sa_sigaction = count_queued,
+				    .sa_flags = SA_SIGINFO | SA_RESTART };
 	pthread_t self = pthread_self(), sender;
 	sigset_t mask_before, mask_after;
 	unsigned int failed = 0, rounds = 0;

@@ -162,7 +162,7 @@ static void copies(void)
 		int alone = open_iommu();
 
 		pass(sockets[1], &a, false);
-		CHECK_TRUE(reads(alone, a), "another process has it, and calls through its own device");
+		CHECK_TRUE(reads(alone, a), "another process has it, with a device of its own");
 		fflush(stdout);
 		pass(sockets[1], &a, true);
 		_exit(0);

@@ -79,7 +79,8 @@ static void creation(void)
 
 static void replacing(void)
 {
-	struct iommu_test_cmd cmd = { .size = sizeof(cmd), .op = IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE };
+	struct iommu_test_cmd cmd = { .size = sizeof(cmd),
+				      .op = IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE };
 	uint32_t one = new_ioas(fd), two = new_ioas(fd), pt = NO_ID;
 	struct mock a, b;
 

@@ -195,7 +195,8 @@ static void many_ways(void)
 	CHECK_OK(check_map(fd, mock.hwpt, BASE, LENGTH, two), "at another address");
 	CHECK_OK(check_map(fd, mock.hwpt, BASE + MIB, LENGTH, two), "that too");
 	CHECK_OK(check_map(fd, mock.hwpt, BASE + PAGE, 2 * PAGE, middle), "from its middle");
-	CHECK_OK(check_map(fd, mock.hwpt, BASE + 2 * MIB + HALF, PAGE, one + PAGE + HALF), "within");
+	CHECK_OK(check_map(fd, mock.hwpt, BASE + 2 * MIB + HALF, PAGE, one + PAGE + HALF),
+		 "within");
 	/* Until it is written to, a private mapping has the file's own pages; iommud says no. */
 	CHECK_ERR(iommud ? EINVAL : 0, check_map(fd, mock.hwpt, BASE, PAGE, own), "privately");
 	CHECK_ERR(iommud ? EIO : 0, check_refs(fd, own + 3 * PAGE, PAGE, 2), "nor counts it");

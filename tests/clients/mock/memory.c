@@ -6,8 +6,8 @@
  * states: remembered only, held by a device, held by an access.
  *
  * The kernel keeps every page that it holds. iommud cannot keep private memory, nor what is cut off
- * a file. With --iommud its answers are expected instead (memory_events.h): it says so (EFAULT), or,
- * in the places that say why, sees what is there now.
+ * a file. With --iommud its answers are expected instead (memory_events.h): it says so (EFAULT),
+ * or, in the places that say why, sees what is there now.
  *
  * --huge: memory of huge pages, of which there must be 8.
  */

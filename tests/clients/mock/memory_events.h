@@ -101,7 +101,7 @@ static enum sight not_held(const struct kind *kind, enum event event)
 {
 	switch (event) {
 	case REMAP:
-		/* Nobody can tell anonymous memory that was written to from what was there before. */
+		/* Anonymous memory that was written to cannot be told from what was there. */
 		return kind->file || kind->huge ? FAULT : NEW;
 	case GIVE_BACK:
 		/* A page of a file may go away at any time: whose doing it was cannot be seen. */

@@ -106,7 +106,8 @@ static void alignments(void)
 	for (va = 0; va < 4 * HALF; va += HALF) {
 		for (length = HALF; length <= 8 * HALF; length += HALF) {
 			for (iova = BASE; iova <= BASE + 3 * HALF; iova += HALF) {
-				wrong += map_at(fd, ioas, (uintptr_t)memory + va, length, iova) != 0;
+				wrong += map_at(fd, ioas, (uintptr_t)memory + va, length,
+						iova) != 0;
 				wrong += check_map(fd, mock.hwpt, iova, length, memory + va) != 0;
 				wrong += check_refs(fd, memory + va / PAGE * PAGE,
 						    (va + length + PAGE - 1) / PAGE * PAGE -

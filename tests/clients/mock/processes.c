@@ -166,7 +166,7 @@ static void vforked(bool shared)
 	CHECK_OK(writes(2), "and writes");
 	CHECK_EQ(differing(vforks_memory, LENGTH, 2), 0, "to its own memory");
 	CHECK_OK(mock_domain(fd, ioas, &mock), "a device comes");
-	CHECK_OK(check_map(fd, mock.hwpt, BASE, LENGTH, vforks_memory), "it shows what the parent sees");
+	CHECK_OK(check_map(fd, mock.hwpt, BASE, LENGTH, vforks_memory), "it shows that");
 	CHECK_OK(check_refs(fd, vforks_memory, LENGTH, 1), "it is held");
 	CHECK_TRUE(shows(2), "read");
 	CHECK_OK(writes(3), "write");
@@ -218,7 +218,8 @@ static void together(bool held)
 		NEED(destroy(fd, mock.stdev) == 0);
 	CHECK_EQ(unmap_all(fd, ioas), PROCESSES * LENGTH, "unmap");
 	CHECK_ERR(ENOENT, access_rw(fd, access_fd, BASE, 1, got, 0), "nothing is mapped");
-	NEED(close(ready[0]) == 0 && close(ready[1]) == 0 && close(go[0]) == 0 && close(go[1]) == 0);
+	NEED(close(ready[0]) == 0 && close(ready[1]) == 0);
+	NEED(close(go[0]) == 0 && close(go[1]) == 0);
 	NEED(munmap(memory, LENGTH) == 0);
 }
 
@@ -241,7 +242,7 @@ static void itself(bool shared)
 	CHECK_ERR(-lost, lost ? lost : differing(got, LENGTH, 1) != 0, "what was there");
 	NEED(mmap(memory, LENGTH, PROT_READ | PROT_WRITE,
 		  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == memory);
-	CHECK_ERR(-lost, access_rw(fd, access_fd, BASE, LENGTH, got, SLOW), "other memory: a device");
+	CHECK_ERR(-lost, access_rw(fd, access_fd, BASE, LENGTH, got, SLOW), "others: a device");
 	fill(memory, LENGTH, 2);
 	CHECK_TRUE(shows_by(0, 2), "as itself, what is there now");
 	/* Which the device of iommud sees too, if it was private. */
