@@ -19,7 +19,7 @@ from ..engine.context import Context
 from ..errors import IoctlError
 from ..uapi import codec
 from ..uapi.table import BY_NUMBER, LAST_NUMBER, TEST_NUMBER, TEST_ROW, Row
-from . import dirty, fault, hw_info, hwpt, ioas, objects, option, viommu
+from . import dirty, fault, hw_info, hwpt, ioas, objects, option, veventq, viommu
 from .request import Caller, Descriptors, Origins, Request
 
 Handler = Callable[[Request], Awaitable[None]]
@@ -41,6 +41,9 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "IOAS_UNMAP": ioas.ioas_unmap,
     "OPTION": option.option,
     "VIOMMU_ALLOC": viommu.viommu_alloc,
+    "VDEVICE_ALLOC": viommu.vdevice_alloc,
+    "VEVENTQ_ALLOC": veventq.veventq_alloc,
+    "HW_QUEUE_ALLOC": viommu.hw_queue_alloc,
 }
 
 TAIL_CHUNK: Final = 64 * 1024  # bytes of an over-long struct looked at in one go

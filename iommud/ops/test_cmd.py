@@ -293,6 +293,7 @@ OPERATIONS: Final[Mapping[int, Callable[[Request], Awaitable[None]]]] = {
         "DEV_CHECK_CACHE": dev_check_cache,
         "DIRTY": test_dma.dirty,
         "TRIGGER_IOPF": test_dma.trigger_iopf,
+        "TRIGGER_VEVENT": test_dma.trigger_vevent,
         "SET_TEMP_MEMORY_LIMIT": set_temp_memory_limit,
         "CREATE_ACCESS": create_access,
         "ACCESS_REPLACE_IOAS": access_replace_ioas,

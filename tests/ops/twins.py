@@ -1,6 +1,7 @@
 """Twins of what a request needs of the outside: a caller whose memory is a few mapped stretches of bytes."""
 
 from collections.abc import Hashable
+from errno import EMFILE
 from typing import Any
 
 from iommud.engine.context import Context
@@ -82,8 +83,9 @@ class NoDescriptors:
     async def give(self, request: Any, behind: Given, field: int) -> None:
         raise AssertionError("not for this test")
 
-    async def give_file(self, request: Any, file: Any, field: int, fill: Any, no_room: int = 0) -> None:
-        raise AssertionError("not for this test")
+    async def give_file(self, request: Any, file: Any, field: int, fill: Any, no_room: int = EMFILE) -> None:
+        file.release()
+        raise IoctlError(no_room, "the twin has no room for a descriptor")
 
     def behind(self, caller: Any, number: int) -> Given:
         raise AssertionError("not for this test")
