@@ -192,12 +192,22 @@ class Mm:
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK (soft, bytes) of the process now, or when it was last asked for if it has exited; None: unlimited."""
         try:
-            soft, _ = resource.prlimit(self.pid, resource.RLIMIT_MEMLOCK)
+            soft = self._soft_limit()
             os.stat("stat", dir_fd=self._directory)  # else the number may be another's by now
         except OSError:
             return self._limit
         self._limit = None if soft == resource.RLIM_INFINITY else soft
         return self._limit
+
+    def _soft_limit(self) -> int:
+        try:
+            return resource.prlimit(self.pid, resource.RLIMIT_MEMLOCK)[0]
+        except PermissionError:
+            # Another user's, and we lack CAP_SYS_RESOURCE. The text takes longer, and is for everybody.
+            found = re.search(
+                rb"^Max locked memory +(\d+|unlimited) ", _read_at(self._directory, "limits"), re.MULTILINE
+            )
+            return int(found[1]) if found is not None and found[1] != b"unlimited" else resource.RLIM_INFINITY
 
     def locked_pages(self) -> int:
         """Pages that the process has locked itself (mlock); 0 when it is gone."""

@@ -25,7 +25,7 @@ from ..engine.pages import PAGE_SIZE
 from ..engine.span import U64_MAX
 from ..errors import IoctlError
 from ..uapi.header import const, ffi
-from . import test_dma, test_pasid
+from . import test_dma, test_dmabuf, test_pasid
 from .locking import in_steps, locked
 from .request import Request
 from .test_pasid import tables
@@ -300,6 +300,8 @@ OPERATIONS: Final[Mapping[int, Callable[[Request], Awaitable[None]]]] = {
         "ACCESS_PAGES": access_pages,
         "DESTROY_ACCESS_PAGES": destroy_access_pages,
         "ACCESS_RW": access_rw,
+        "DMABUF_GET": test_dmabuf.dmabuf_get,
+        "DMABUF_REVOKE": test_dmabuf.dmabuf_revoke,
         "PASID_ATTACH": test_pasid.pasid_attach,
         "PASID_REPLACE": test_pasid.pasid_replace,
         "PASID_DETACH": test_pasid.pasid_detach,

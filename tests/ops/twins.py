@@ -75,12 +75,15 @@ class NoOrigins:
     def file(self, caller: Any, number: int, readable: int) -> Any:
         raise AssertionError("not for this test")
 
+    def moved(self, caller: Any, origin: Any) -> Any:
+        raise AssertionError("not for this test")
+
     def page_identity(self, caller: Any, address: int) -> Hashable:
         raise AssertionError("not for this test")
 
 
 class NoDescriptors:
-    async def give(self, request: Any, behind: Given, field: int) -> None:
+    async def give(self, request: Any, behind: Given, field: int | None, flags: int = 0, no_room: int = 0) -> None:
         raise AssertionError("not for this test")
 
     async def give_file(self, request: Any, file: Any, field: int, fill: Any, no_room: int = EMFILE) -> None:
