@@ -40,21 +40,21 @@ class MockViommu(ViommuDriver):
         self._device = device
         self._viommu = viommu
         self._queues: list[HwQueue | None] = [None] * HW_QUEUES
-        self._shown: int | None = None
         if data is not None:
             number = _DATA.unpack(data.struct(VIOMMU_SELFTEST, _DATA.size, _DATA_LEAST))[0]
             memory = bytearray(2 * PAGE_SIZE)
             _NUMBER.pack_into(memory, 0, number)
-            self._shown = viommu.context.shown.show(viommu, memory)
+            offset = viommu.context.host.shown.show(viommu.context, memory)
+            self.shown = offset, len(memory)
             try:
-                data.answer(_DATA.pack(number, number, self._shown, len(memory)))
+                data.answer(_DATA.pack(number, number, *self.shown))
             except BaseException:
                 self.destroy()
                 raise
 
     def destroy(self) -> None:
-        if self._shown is not None:
-            self._viommu.context.shown.hide(self._shown)
+        if self.shown is not None:
+            self._viommu.context.host.shown.hide(self.shown[0])
 
     def nested_domain(self, flags: int, data: UserData) -> NestedDomain:
         return MockNested(self._device, flags, data, self._viommu)

@@ -12,7 +12,6 @@ from .host import Host
 from .ioas import Ioas
 from .objects import ObjectTable
 from .pages import AccountMode
-from .shown import Shown
 
 
 class Context:
@@ -22,7 +21,6 @@ class Context:
         self.host = host or Host()
         self.groups: dict[Hashable, Group] = {}
         self.objects = ObjectTable()
-        self.shown = Shown()
         self._files = 1  # open files that keep it: the device's, and one for each access given to a client
         self.account_mode = AccountMode.NONE  # MM once RLIMIT_MODE was set to 1; else the default, per user
 

@@ -1,46 +1,67 @@
-"""What of the devices' own memory clients may map, through the context's file: ranges of the file, each as long as it was shown.
+"""What of the devices' own memory clients may map, through the file of their context: ranges of that file.
 
-Only exactly such a range can be mapped. Offsets are drawn at random, out of many: a server may not be able to keep the files of several
-contexts apart, so what a client was not told it must not find. Ref: v7.3 driver.c _iommufd_alloc_mmap
+Offsets are drawn at random, out of many, and are those of one range on the whole host: the server's kernel may not be able to keep the
+files of several contexts apart, so what a client was not told it must not find. Ref: v7.3 driver.c _iommufd_alloc_mmap
 """
 
 import secrets
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
-from .objects import Object
-from .pages import PAGE_SIZE
+if TYPE_CHECKING:
+    from .context import Context
 
-PLACES: Final = 1 << 49  # pages
+PLACES: Final = 1 << 49
+STEP: Final = 4096  # bytes from place to place: a page
 
 
 class Shown:
-    """The ranges of one context, by offset (bytes)."""
+    """The ranges of a host, by offset (bytes). `announce`: called with offset and content of each before a client is told of it."""
 
-    __slots__ = ("_ranges",)
+    __slots__ = ("_ranges", "announce")
 
     def __init__(self) -> None:
-        self._ranges: dict[int, tuple[Object, bytearray]] = {}
+        self._ranges: dict[int, tuple[Context, bytearray]] = {}
+        self.announce: Callable[[int, bytes], None] | None = None
 
     def __len__(self) -> int:
         return len(self._ranges)
 
-    def show(self, owner: Object, memory: bytearray) -> int:
-        """Have clients map `memory`, whole pages, that is `owner`'s; returns the offset. Never the first page of the file."""
+    def show(self, context: "Context", memory: bytearray) -> int:
+        """Let clients map `memory`, whole pages, by the file of `context`; returns the offset, which is not 0."""
         assert memory
-        assert len(memory) % PAGE_SIZE == 0
+        assert len(memory) % STEP == 0
         offset = 0
-        while not offset or any(offset < start + len(other) and start < offset + len(memory) for start, (_, other) in self._ranges.items()):
-            offset = secrets.randbelow(PLACES) * PAGE_SIZE
-        self._ranges[offset] = owner, memory
+        while not offset or any(
+            offset < start + len(other) and start < offset + len(memory) for start, (_, other) in self._ranges.items()
+        ):
+            offset = secrets.randbelow(PLACES) * STEP
+        self._ranges[offset] = context, memory
+        if self.announce is not None:
+            self.announce(offset, bytes(memory))
         return offset
 
     def hide(self, offset: int) -> None:
         """Undo `show`."""
         del self._ranges[offset]
 
-    def at(self, offset: int) -> tuple[int, bytearray] | None:
-        """The range that has this offset in it: where it begins, and its memory."""
-        for start, (_, memory) in self._ranges.items():
-            if start <= offset < start + len(memory):
-                return start, memory
+    def read(self, context: "Context", offset: int, size: int) -> bytes | None:
+        """`size` bytes at `offset` of the file of `context`; None: they are not in one range of it."""
+        found = self._at(offset, size)
+        if found is None or found[1] is not context:
+            return None
+        start, _, memory = found
+        return bytes(memory[offset - start : offset - start + size])
+
+    def write(self, offset: int, data: bytes) -> None:
+        """A client wrote there; nothing, if it is no range any more."""
+        found = self._at(offset, len(data))
+        if found is not None:
+            start, _, memory = found
+            memory[offset - start : offset - start + len(data)] = data
+
+    def _at(self, offset: int, size: int) -> "tuple[int, Context, bytearray] | None":
+        for start, (context, memory) in self._ranges.items():
+            if start <= offset and offset + size <= start + len(memory):
+                return start, context, memory
         return None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class ViommuDriver:
     """What a vIOMMU asks of its driver; drivers derive from it and write what they have."""
 
+    shown: tuple[int, int] | None = None  # what clients may map for it: offset in the file, and length (bytes)
     hw_queue_types: frozenset[int] = frozenset()  # the kinds of queues in guest memory that its hardware can work on
 
     def nested_domain(self, flags: int, data: UserData) -> NestedDomain:

@@ -38,6 +38,9 @@ class Caller(Protocol):
     async def settle(self, address: int, length: int) -> None:
         """Wait, in a task of its own, until they can be or never will."""
 
+    def maps(self, offset: int, length: int) -> bool:
+        """Whether its process has a shared mapping of a file at an offset in these bytes."""
+
     def name(self) -> str: ...
 
 

@@ -7,6 +7,6 @@ from tests.clients.test_clients import judge
 from tests.support import IOMMUD
 
 
-@pytest.mark.parametrize("name", ["vdevice", "veventq", "hw_queue"])
+@pytest.mark.parametrize("name", ["viommu", "vdevice", "veventq", "hw_queue"])
 def test_client(name: str) -> None:
     judge([IOMMUD, "run", "--mock", "--", build(f"mock/{name}")])

@@ -62,6 +62,9 @@ class TwinCaller:
     async def settle(self, address: int, length: int) -> None:
         raise AssertionError("a twin's memory is always there")
 
+    def maps(self, offset: int, length: int) -> bool:
+        return False
+
     def name(self) -> str:
         return "twin[1]"
 
