@@ -5,7 +5,7 @@ Ref: v7.3 selftest.c mock_viommu_*, mock_hw_queue_*, iommufd_test_trigger_vevent
 
 import struct
 from collections.abc import Generator
-from errno import EEXIST, EINVAL, EIO, ENOENT, EOPNOTSUPP
+from errno import EEXIST, EINVAL, EIO, ENOENT, ENOMEM, EOPNOTSUPP
 from typing import TYPE_CHECKING, Final
 
 from ..engine.domain import NestedDomain
@@ -28,6 +28,7 @@ HW_QUEUES: Final = 2
 _DATA: Final = struct.Struct("<IIQQ")  # a number; the same one back; where the page can be mapped: offset and length
 _DATA_LEAST: Final = 8
 _ENTRY: Final = struct.Struct("<III")  # flags; the guest's number of the device; which cache entry
+_MOST_ENTRIES: Final = (4 << 20) // _ENTRY.size  # the kernel's mock copies them all, into what it can allocate at once
 _NUMBER: Final = struct.Struct("<I")
 
 
@@ -60,10 +61,14 @@ class MockViommu(ViommuDriver):
         return MockNested(self._device, flags, data, self._viommu)
 
     def invalidate(self, array: UserArray) -> Generator[None, None, None]:
-        """EOPNOTSUPP: an entry has unknown flags. EINVAL: no such cache entry, or no such device. What came before it is done."""
+        """EOPNOTSUPP: an entry has unknown flags. EINVAL: no such cache entry, or no such device. What came before it is done. ENOMEM: more
+        than 4 MiB of them."""
         if not array.count:
             array.expect(INVALIDATE_VIOMMU_SELFTEST)
             return
+        if array.count > _MOST_ENTRIES:
+            array.done = array.count  # none is, but so the kernel's mock tells
+            raise IoctlError(ENOMEM, f"{array.count} entries are more than {_MOST_ENTRIES}")
         entries = yield from array.entries(INVALIDATE_VIOMMU_SELFTEST, _ENTRY.size)
         for flags, virt_id, number in _ENTRY.iter_unpack(entries):
             self._invalidate(array.done, flags, virt_id, number)

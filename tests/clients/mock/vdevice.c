@@ -6,6 +6,7 @@
 #define KIND IOMMU_VIOMMU_INVALIDATE_DATA_SELFTEST
 #define ALL IOMMU_TEST_INVALIDATE_FLAG_ALL
 #define DEFAULT IOMMU_TEST_DEV_CACHE_DEFAULT
+#define MANY (4 * MIB / ENTRY + 1)
 
 static void allocation(void)
 {
@@ -149,6 +150,8 @@ static void caches(void)
 	CHECK_OK(check_cache(g.fd, g.mock.device, 2, 0), "which meant all");
 	all[0].flags = ALL | 2;
 	CHECK_ERR(EOPNOTSUPP, invalidate(g.fd, g.viommu, type, all, ENTRY, 1, &done), "flags");
+	CHECK_ERR(ENOMEM, invalidate(g.fd, g.viommu, 0, all, ENTRY, MANY, &done), "too many");
+	CHECK_EQ(done, MANY, "the count is not told then");
 	NEED(destroy(g.fd, id) == 0);
 	all[0].flags = ALL;
 	CHECK_ERR(EINVAL, invalidate(g.fd, g.viommu, type, all, ENTRY, 1, &done), "device gone");
