@@ -30,7 +30,7 @@ _FUNCTION = re.compile(r"^static inline [\w \*]+?(\w+)\([^;{]*\)\n\{\n(.*?)^\}",
 
 
 def clients_of(constant: str) -> list[Path]:
-    """The C clients that make a call, by its constant or by a helper of their headers: the one named like it first, then by number of calls."""
+    """The C clients that make a call, by its constant or by a helper of their headers: the one named like it first, then by calls."""
     helpers = {
         name
         for header in CLIENTS.rglob("*.h")
@@ -40,7 +40,8 @@ def clients_of(constant: str) -> list[Path]:
     }
     wanted = re.compile(rf"\b(?:{constant}\b|(?:{'|'.join(sorted(helpers)) or '(?!)'})\()")
     counts = {path: len(wanted.findall(path.read_text())) for path in CLIENTS.rglob("*.c") if path.stem not in ("fuzz", "hold")}
-    return sorted((path for path, count in counts.items() if count), key=lambda path: (path.stem.upper() not in constant, -counts[path], path))
+    found = (path for path, count in counts.items() if count)
+    return sorted(found, key=lambda path: (path.stem.upper() not in constant, -counts[path], path))
 
 
 def link(path: Path, text: str) -> str:

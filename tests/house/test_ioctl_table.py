@@ -2,7 +2,7 @@
 
 from iommud.ops.dispatch import HANDLERS
 from iommud.uapi.table import ROWS
-from tests.house.ioctl_table import DOCUMENT, SINCE, document, clients_of
+from tests.house.ioctl_table import DOCUMENT, SINCE, clients_of, document
 
 
 def test_the_table_is_up_to_date() -> None:
