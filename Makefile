@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 CODE := iommud cuse_glue tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint kernel-selftest bench clean
+.PHONY: help setup demo docs test lint kernel-selftest bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ demo: setup  ## build a C program that knows nothing of iommud and show its ioct
 	$(CC) -std=gnu11 -Wall -Wextra -Werror -Iinclude demo/demo.c -o build/demo
 	@echo
 	$(BIN)/iommud run --why -- build/demo
+
+docs: setup  ## docs/ioctls.md, from the code
+	$(BIN)/python -m tests.house.ioctl_table
 
 lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check $(CODE)

@@ -57,14 +57,15 @@ class Injector:
         file: OpenFile,
         *,
         flags: int,
-        address: int,
+        address: int | None,
         fill: Callable[[int], bytes],
         no_room: int = errno.EMFILE,
     ) -> int:
         """End the caller's ioctl with a new descriptor of its own for `file`; returns its number, the lowest that was free.
 
         `flags`: as open(2) takes them, access mode and O_CLOEXEC. When the descriptor is there, `fill(number)` makes the bytes that are
-        written to `address` in the caller's memory (it is called in another thread). The ioctl returns 0.
+        written to `address` in the caller's memory (it is called in another thread). The ioctl returns 0; with `address` None nothing is
+        written, and it returns the number.
 
         `file` is given away with this call: its `release` is called once, when the client has closed the last descriptor, or by us if it
         never got one. A handler awaits this last, and holds no lock: a hostile client can make it last.
@@ -139,7 +140,7 @@ class _Job:
         tid: int,
         file: OpenFile,
         flags: int,
-        address: int,
+        address: int | None,
         fill: Callable[[int], bytes],
         no_room: int,
         token: trio.lowlevel.TrioToken,
@@ -268,7 +269,7 @@ class _Job:
         result = -errno.EIO
         try:
             number = self._place(tracee, descriptor)
-            result = 0
+            result = 0 if self.address is not None else number
             return number
         except Refused as refusal:
             result = -refusal.errno
@@ -277,7 +278,7 @@ class _Job:
             result = -errno.EOPNOTSUPP
             raise Refused(errno.EOPNOTSUPP, f"the client cannot be given a descriptor: {foreign}") from None
         finally:
-            if result != 0:
+            if result < 0:
                 self._undo()
             tracee.detach(result)
 
@@ -291,7 +292,8 @@ class _Job:
         try:
             if not self.opened:
                 raise Refused(errno.EBADF, f"descriptor {descriptor} of the client is another file now")
-            if not ptrace.write_memory(self.tid, self.address, self.fill(number)):
+            data = self.fill(number)
+            if self.address is not None and not ptrace.write_memory(self.tid, self.address, data):
                 raise Refused(errno.EFAULT, f"the new descriptor cannot be written to {self.address:#x}")
         except BaseException:
             tracee.call(tracee.machine.close, number)

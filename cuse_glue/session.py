@@ -22,6 +22,7 @@ import trio
 
 from . import inline, wire
 from .caller import Caller
+from .mapped import Mapped
 
 log: Final = logging.getLogger("cuse_glue.session")
 
@@ -81,14 +82,16 @@ class Session:
     """Serves one device file on an open /dev/fuse (mounted on a regular file) or /dev/cuse."""
 
     def __init__(
-        self, fd: int, opener: Opener, attributes: Attributes | None = None, *, cuse_name: str | None = None
+        self, fd: int, opener: Opener, attributes: Attributes | None = None, *, cuse_name: str | None = None, mapped: Mapped | None = None
     ) -> None:
-        """`fd` is the session's from now on; `cuse_name` (under /dev, may hold slashes) is used when the kernel asks CUSE_INIT."""
+        """`fd` is the session's from now on; `cuse_name` (under /dev, may hold slashes) is for CUSE_INIT, `mapped` for FUSE (since 6.6)."""
         os.set_blocking(fd, False)
         self._fd = fd
         self._opener = opener
         self._attributes = attributes or Attributes()
         self._cuse_name = cuse_name
+        self._mapped = mapped
+        self._size = 0  # bytes, as stat shows it; grows with what can be mapped
         self._buffer = bytearray(MAX_WRITE + 4096)
         self._files: dict[int, OpenFile] = {}
         self._next_handle = 1
@@ -240,7 +243,7 @@ class Session:
         try:
             os.write(self._fd, message)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EPERM):  # the client or the mount is gone
+            if error.errno not in _GONE:
                 log.error("a reply was refused: %s", error)
 
     # --- the opcodes ---
@@ -249,13 +252,23 @@ class Session:
         major, minor, readahead, flags = wire.INIT_IN.unpack_from(body)
         if major < wire.PROTOCOL_MAJOR:
             raise OSError(errno.EPROTO, f"FUSE protocol {major}.{minor} is too old")
-        flags &= wire.ATOMIC_O_TRUNC | wire.BIG_WRITES
+        flags2 = 0
+        if self._mapped is not None and flags & wire.INIT_EXT:
+            flags2 = wire.INIT_FLAGS2.unpack_from(body, wire.INIT_IN.size)[0] & wire.DIRECT_IO_ALLOW_MMAP
+            if flags2:
+                self._mapped.begin(self._show)
+                readahead = 0  # beyond a range there may be nothing
+        flags &= wire.ATOMIC_O_TRUNC | wire.BIG_WRITES | (wire.INIT_EXT if flags2 else 0)
         answer = wire.INIT_OUT.pack(
             wire.PROTOCOL_MAJOR, min(minor, wire.PROTOCOL_MINOR), readahead, flags, MAX_BACKGROUND, MAX_BACKGROUND, MAX_WRITE, 1, 32,
-            0, 0, 0, 0,
+            0, flags2, 0, 0,
         )
         self._nursery.start_soon(self._announce)
         return answer
+
+    def _show(self, offset: int, data: bytes) -> None:
+        self._size = max(self._size, offset + len(data))
+        self._send(wire.notify_store(ROOT_INODE, offset, data))
 
     def _cuse_init(self, _unique: int, _caller: Caller, body: memoryview) -> bytes:
         if self._cuse_name is None:
@@ -276,7 +289,7 @@ class Session:
 
     def _getattr(self, _unique: int, _caller: Caller, _body: memoryview) -> bytes:
         a = self._attributes
-        return wire.attr_out(inode=ROOT_INODE, mode=stat.S_IFREG | a.mode, uid=a.uid, gid=a.gid, seconds_valid=3600)
+        return wire.attr_out(inode=ROOT_INODE, mode=stat.S_IFREG | a.mode, uid=a.uid, gid=a.gid, seconds_valid=3600, size=self._size)
 
     def _setattr(self, unique: int, caller: Caller, body: memoryview) -> bytes:
         fields = wire.SETATTR_IN.unpack_from(body)
@@ -315,26 +328,29 @@ class Session:
         except Exception:
             log.exception("bug: a release failed")
 
-    def _read(self, unique: int, caller: Caller, body: memoryview) -> None:
-        handle, _, size, _, _, flags, _ = wire.READ_IN.unpack_from(body)
+    def _read(self, unique: int, caller: Caller, body: memoryview) -> bytes | None:
+        handle, offset, size, _, _, flags, _ = wire.READ_IN.unpack_from(body)
+        if offset and self._size and self._mapped is not None:
+            return self._mapped.page_in(self._file(handle), offset, size)
         coro = self._file(handle).read(caller, size, bool(flags & os.O_NONBLOCK))
         self._start(unique, coro, lambda unique, data: wire.reply(unique, 0, data))
+        return None
 
-    def _write_request(self, unique: int, caller: Caller, body: memoryview) -> None:
-        handle, _, size, _, _, flags, _ = wire.WRITE_IN.unpack_from(body)
+    def _write_request(self, unique: int, caller: Caller, body: memoryview) -> bytes | None:
+        handle, offset, size, write_flags, _, flags, _ = wire.WRITE_IN.unpack_from(body)
         data = bytes(body[wire.WRITE_IN.size : wire.WRITE_IN.size + size])
+        if write_flags & wire.WRITE_CACHE and self._mapped is not None:
+            self._mapped.page_out(offset, data)
+            return wire.WRITE_OUT.pack(size, 0)
         coro = self._file(handle).write(caller, data, bool(flags & os.O_NONBLOCK))
         self._start(unique, coro, lambda unique, count: wire.reply(unique, 0, wire.WRITE_OUT.pack(count, 0)))
+        return None
 
     def _poll(self, _unique: int, _caller: Caller, body: memoryview) -> bytes:
         handle, kernel_handle, flags, _ = wire.POLL_IN.unpack_from(body)
 
         def wake() -> None:
-            try:
-                os.write(self._fd, wire.notify_poll(kernel_handle))
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EPERM):
-                    log.error("a poll wake-up was refused: %s", error)
+            self._send(wire.notify_poll(kernel_handle))
 
         scheduled = flags & wire.POLL_SCHEDULE_NOTIFY
         return wire.POLL_OUT.pack(self._file(handle).poll(wake if scheduled else None), 0)
@@ -358,12 +374,12 @@ class Session:
         return b""
 
     def _file(self, handle: int) -> OpenFile:
-        try:
-            return self._files[handle]
-        except KeyError:
-            raise OSError(errno.EBADF, "no such open file") from None
+        if handle not in self._files:
+            raise OSError(errno.EBADF, "no such open file")
+        return self._files[handle]
 
 
+_GONE: Final = (errno.ENOENT, errno.ENODEV, errno.EPERM)  # the client, or the mount
 _WITHOUT_REPLY: Final = frozenset((wire.FORGET, wire.BATCH_FORGET, wire.INTERRUPT))
 _HANDLERS: Final[dict[int, Callable[[Session, int, Caller, memoryview], bytes | None]]] = {
     wire.INIT: Session._init,

@@ -30,19 +30,19 @@ _NEVER_WRITTEN_BACK: Final = frozenset((b"tmpfs", b"devtmpfs", b"hugetlbfs", b"r
 class Source:
     """Whose memory: one for each (address space, user, file). Given out unheld: `hold` it, and `drop` it in the end."""
 
-    __slots__ = ("_file", "_files", "_holders", "mm", "uid")
+    __slots__ = ("_files", "_holders", "held_file", "mm", "uid")
 
     def __init__(self, mm: Mm, uid: int, files: FileCache, file: HeldFile | None = None) -> None:
         self.mm: Final = mm  # what is charged by process; hashable
         self.uid: Final = uid
         self._files = files
-        self._file = file
+        self.held_file = file
         self._holders = 0
 
     @property
     def is_file(self) -> bool:
         """Whether `pin` takes file offsets, not addresses."""
-        return self._file is not None
+        return self.held_file is not None
 
     @property
     def trusted(self) -> bool:
@@ -53,15 +53,15 @@ class Source:
         self._holders += 1
         if self._holders == 1:
             self.mm.hold()
-            if self._file is not None:
-                self._file.hold()
+            if self.held_file is not None:
+                self.held_file.hold()
 
     def drop(self) -> None:
         self._holders -= 1
         if self._holders == 0:
-            if self._file is not None:
-                del self._file.sources[self.mm, self.uid]
-                self._file.drop()
+            if self.held_file is not None:
+                del self.held_file.sources[self.mm, self.uid]
+                self.held_file.drop()
             self.mm.drop()
 
     def alive(self) -> bool:
@@ -113,8 +113,8 @@ class Source:
         secret memory, shared memory of a file that is written back if `writable`; or the address space is gone. EINVAL (a file): not
         on tmpfs or hugetlbfs, or not all of the range is within it (a page that the file ends in is not). ENOMEM: no descriptors are left.
         """
-        if self._file is not None:
-            return Pin(self, [_pin_file(self._file, start, length, writable)])
+        if self.held_file is not None:
+            return Pin(self, [_pin_file(self.held_file, start, length, writable)])
         end = start + length
         position = start
         pieces: list[Piece] = []
@@ -222,7 +222,15 @@ class Sources:
         OSError(EBADF): no such descriptor, or one opened with O_PATH. Other OSErrors: as `address_space`, or it may not be fetched.
         """
         mm = self._mms.of(caller)
-        file = self._files.of(caller, number)
+        return self._of_file(mm, caller, self._files.of(caller, number))
+
+    def moved(self, caller: Caller, source: Source) -> Source:
+        """The file of a source, which somebody holds, as the caller's; to be held. OSError: as `address_space`."""
+        mm = self._mms.of(caller)
+        assert source.held_file is not None
+        return self._of_file(mm, caller, source.held_file)
+
+    def _of_file(self, mm: Mm, caller: Caller, file: HeldFile) -> Source:
         source: Source | None = file.sources.get((mm, caller.uid))
         if source is None:
             source = file.sources[mm, caller.uid] = Source(mm, caller.uid, self._files, file)

@@ -35,11 +35,15 @@ LSEEK: Final = 46
 CUSE_INIT: Final = 4096
 
 NOTIFY_POLL: Final = 1
+NOTIFY_STORE: Final = 4
 
 # INIT flags
 ASYNC_READ: Final = 1 << 0
 ATOMIC_O_TRUNC: Final = 1 << 3
 BIG_WRITES: Final = 1 << 5
+INIT_EXT: Final = 1 << 30
+# INIT flags2
+DIRECT_IO_ALLOW_MMAP: Final = 1 << 4
 
 # OPEN reply flags
 FOPEN_DIRECT_IO: Final = 1 << 0
@@ -51,6 +55,8 @@ FOPEN_NOFLUSH: Final = 1 << 5
 IOCTL_COMPAT: Final = 1 << 0
 IOCTL_UNRESTRICTED: Final = 1 << 1
 IOCTL_32BIT: Final = 1 << 3
+
+WRITE_CACHE: Final = 1 << 0  # WRITE request flags: of a mapping
 
 POLL_SCHEDULE_NOTIFY: Final = 1 << 0
 
@@ -84,6 +90,8 @@ POLL_OUT: Final = Struct("<II")  # revents padding
 INTERRUPT_IN: Final = Struct("<Q")  # unique of the request to interrupt
 STATFS_OUT: Final = Struct("<QQQQQIIII24x")
 NOTIFY_POLL_OUT: Final = Struct("<Q")  # kh
+NOTIFY_STORE_OUT: Final = Struct("<QQII")  # nodeid offset size padding
+INIT_FLAGS2: Final = Struct("<I")  # behind INIT_IN
 
 REQUEST_HEADER_SIZE: Final = IN_HEADER.size
 REPLY_HEADER_SIZE: Final = OUT_HEADER.size
@@ -104,8 +112,14 @@ def notify_poll(handle: int) -> bytes:
     return OUT_HEADER.pack(REPLY_HEADER_SIZE + NOTIFY_POLL_OUT.size, NOTIFY_POLL, 0) + NOTIFY_POLL_OUT.pack(handle)
 
 
-def attr_out(*, inode: int, mode: int, uid: int, gid: int, seconds_valid: int) -> bytes:
-    """Attributes of the one file: a regular file of size 0."""
+def notify_store(inode: int, offset: int, data: bytes) -> bytes:
+    """A message of our own that puts bytes of the file into the page cache; the file grows to where they end."""
+    body = NOTIFY_STORE_OUT.pack(inode, offset, len(data), 0) + data
+    return OUT_HEADER.pack(REPLY_HEADER_SIZE + len(body), NOTIFY_STORE, 0) + body
+
+
+def attr_out(*, inode: int, mode: int, uid: int, gid: int, seconds_valid: int, size: int = 0) -> bytes:
+    """Attributes of the one file: a regular file of `size` bytes."""
     return ATTR_OUT.pack(
-        seconds_valid, 0, 0, inode, 0, 0, 0, 0, 0, 0, 0, 0, mode, 1, uid, gid, 0, 4096, 0,
+        seconds_valid, 0, 0, inode, size, 0, 0, 0, 0, 0, 0, 0, mode, 1, uid, gid, 0, 4096, 0,
     )  # fmt: skip

@@ -166,7 +166,7 @@ def _serve(connection: socket.socket, settings: "Settings") -> int:
         return FAILED  # the other side has said why
     fuse, pidfd = descriptors
     device = IommuDevice(Options(mock=settings.mock, why=stderr.write_line if settings.why else None))
-    session = Session(fuse, device, Attributes(mode=MODE, uid=os.geteuid(), gid=os.getegid()))
+    session = Session(fuse, device, Attributes(mode=MODE, uid=os.geteuid(), gid=os.getegid()), mapped=device.mapped)
 
     def ready() -> None:
         with connection:

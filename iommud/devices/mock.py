@@ -22,9 +22,10 @@ from ..engine.objects import Object
 from ..engine.pages import Pages
 from ..engine.span import U64_MAX
 from ..engine.user_data import UserData
-from ..engine.viommu import ViommuDriver
+from ..engine.viommu import Viommu, ViommuDriver
 from ..errors import IoctlError
-from .mock_domains import VIOMMU_SELFTEST, MockNested, MockViommu, paging_domain
+from .mock_domains import MockNested, paging_domain
+from .mock_viommu import VIOMMU_SELFTEST, MockViommu
 
 CACHE_DEFAULT: Final = 0xBADDAD
 CACHE_ENTRIES: Final = 4
@@ -58,6 +59,8 @@ class MockDriver(Driver):
         self._numbers.add(self.number)
         self.name = self.group = f"iommufd_mock{self.number}"
         self.current: AnyDomain | None = None
+        self.viommu: Viommu | None = None  # what `current` is nested in
+        self.virt_id = 0  # its number there, when it was attached
         self.cache = [CACHE_DEFAULT] * CACHE_ENTRIES
 
     def remove(self) -> None:
@@ -72,8 +75,8 @@ class MockDriver(Driver):
     def nested_domain(self, parent: Domain, flags: int, data: UserData) -> NestedDomain:
         return MockNested(self, flags, data)
 
-    def viommu(self, viommu_type: int, parent: Domain, data: UserData | None) -> ViommuDriver:
-        return MockViommu(self, data)
+    def new_viommu(self, viommu: Viommu, viommu_type: int, data: UserData | None) -> ViommuDriver:
+        return MockViommu(viommu, self, data)
 
     def hw_info(self, data_type: int) -> tuple[int, bytes]:
         if data_type not in (HW_INFO_DEFAULT, HW_INFO_SELFTEST):
@@ -83,12 +86,17 @@ class MockDriver(Driver):
     def attach(self, domain: AnyDomain) -> None:
         if domain.dirty is not None and not self.dirty_tracking:
             raise IoctlError(EINVAL, f"{self.name} was made without dirty tracking, the page table has it")
-        if isinstance(domain, MockNested) and domain.viommu is not None:
-            raise IoctlError(ENOENT, f"{self.name} has no vDEVICE in the vIOMMU that the page table is nested in")
+        viommu = domain.viommu if isinstance(domain, MockNested) else None
+        virt_id = viommu.virt_id_of(self) if viommu is not None else 0
+        if virt_id is None:
+            raise IoctlError(ENOENT, f"{self.name} has no vDEVICE in {viommu}, which the page table is nested in")
+        if viommu is not self.viommu:
+            self.viommu, self.virt_id = viommu, virt_id
         self.current = domain
 
     def detach(self) -> None:
-        self.current = None
+        self.current = self.viommu = None
+        self.virt_id = 0
 
     def attach_pasid(self, pasid: int, domain: AnyDomain, old: AnyDomain | None) -> None:
         """ENOMEM: PASID 1024, every other time."""

@@ -12,7 +12,7 @@ from ..engine.dirty import Dirty
 from ..engine.domain import DIRTY_TRACKING, NEST_PARENT, PASID, Domain, NestedDomain
 from ..engine.pages import PAGE_SIZE
 from ..engine.user_data import UserArray, UserData
-from ..engine.viommu import ViommuDriver
+from ..engine.viommu import Viommu
 from ..errors import IoctlError
 
 MOCK_PAGE_SIZE: Final = 2048  # bytes
@@ -24,7 +24,6 @@ APERTURE_LAST: Final = (1 << 31) - 1
 HUGE_PAGE_SIZES: Final = 512 * MOCK_PAGE_SIZE | 4096
 HUGE_APERTURE_LAST: Final = (1 << 38) - 1  # three levels of 2^9 entries over pages of 2^11 bytes
 
-VIOMMU_SELFTEST: Final = 0xDEADBEEF
 DATA_NONE: Final = 0
 DATA_SELFTEST: Final = 0xDEAD
 INVALIDATE_SELFTEST: Final = 0xDEADBEEF
@@ -60,12 +59,12 @@ def _dirty(flags: int, page_sizes: int, largest_page: int) -> Dirty | None:
 
 
 class MockNested(NestedDomain):
-    """Four cache entries, all with the value that the client gave; an invalidated one is 0. `viommu`: what it was made by.
+    """Four cache entries, all with the value that the client gave; an invalidated one is 0. `viommu`: what it is nested in.
 
     EOPNOTSUPP: unknown flags or type of data. Others: UserData.struct.
     """
 
-    def __init__(self, driver: object, flags: int, data: UserData, viommu: "MockViommu | None" = None) -> None:
+    def __init__(self, driver: object, flags: int, data: UserData, viommu: Viommu | None = None) -> None:
         super().__init__(driver)
         self.viommu: Final = viommu
         if flags & ~PASID:
@@ -95,15 +94,3 @@ class MockNested(NestedDomain):
         """EINVAL: no such cache entry, or it holds something else."""
         if number >= IOTLB_ENTRIES or self.iotlb[number] != value:
             raise IoctlError(EINVAL, f"cache entry {number} of {[hex(entry) for entry in self.iotlb]} is not {value:#x}")
-
-
-class MockViommu(ViommuDriver):
-    """It makes nested page tables. EOPNOTSUPP: data; the page that it would be shown on cannot be mapped yet."""
-
-    def __init__(self, driver: object, data: UserData | None) -> None:
-        if data is not None:
-            raise IoctlError(EOPNOTSUPP, "iommud cannot map the mock's page for clients yet")
-        self._driver = driver
-
-    def nested_domain(self, flags: int, data: UserData) -> NestedDomain:
-        return MockNested(self._driver, flags, data, self)

@@ -38,15 +38,17 @@ class AccessUser(Protocol):
 
 
 class Access(Object):
-    """Users: its driver. It cannot be destroyed by a client."""
+    """Users: its driver. It cannot be destroyed by a client. `internal`: it is iommud's own, does not keep the context, and what it pins
+    cannot be unmapped (EBUSY) in place of being asked for."""
 
     kind = "access"
-    __slots__ = ("_next", "context", "ioas", "ioas_unpin", "iova_alignment", "user")
+    __slots__ = ("_next", "context", "internal", "ioas", "ioas_unpin", "iova_alignment", "user")
 
-    def __init__(self, context: "Context", user: AccessUser) -> None:
+    def __init__(self, context: "Context", user: AccessUser, *, internal: bool = False) -> None:
         super().__init__()
         self.context = context
         self.user = user
+        self.internal = internal
         self.iova_alignment = PAGE_SIZE if user.pins else 1
         self.ioas: Ioas | None = None
         self.ioas_unpin: Ioas | None = None  # as `ioas`, but kept until its pages have been unpinned
@@ -68,6 +70,13 @@ class Access(Object):
         if self.ioas is None:
             raise IoctlError(ENOENT, f"{self} stands on no IOAS")
         await self._change(self.context.ioas(ioas_id))
+
+    def stand_on(self, ioas: Ioas) -> None:
+        """As `attach`, for one that is new: nobody has to be asked. Ref: v7.3 device.c iommufd_access_attach_internal"""
+        assert self.ioas_unpin is None
+        ioas.iopt.add_access(self)
+        ioas.users.append(self)
+        self.ioas = self.ioas_unpin = ioas
 
     async def detach(self) -> None:
         await self._change(None)
@@ -105,7 +114,8 @@ class Access(Object):
         """The driver has unpinned everything and is done with it. Ref: v7.3 device.c iommufd_access_destroy"""
         self.users.remove(self.user)
         self.context.objects.remove_by_owner(self)
-        self.context.release()
+        if not self.internal:
+            self.context.release()
 
     def destroy(self) -> None:
         for ioas in (self.ioas_unpin, self._next):
@@ -145,15 +155,17 @@ class Access(Object):
                 assert pages is not None
                 if write and not pages.writable:
                     raise IoctlError(EPERM, f"the pages of {area} were mapped without IOMMU_IOAS_MAP_WRITEABLE")
+                pages.check_access()
                 pages.cover(iopt.host, first_index, last_index)
                 if area.hold is None:
                     area.hold = AreaHold()
                 area.hold.pins += 1
+                area.hold.locks += self.internal
                 pinned.append((area, first_index, last_index))
                 out.extend((pages, index) for index in range(first_index, last_index + 1))
         except BaseException:
             for area, first_index, last_index in pinned:
-                _unpin(iopt, area, first_index, last_index)
+                self._unpin(iopt, area, first_index, last_index)
             raise
         return out
 
@@ -163,7 +175,16 @@ class Access(Object):
             raise AssertionError(f"{self} unpins, but has nothing pinned")
         iopt = self.ioas_unpin.iopt
         for area, start, end in iopt.contiguous(iova, _last(iova, length)):
-            _unpin(iopt, area, *_indexes(area, start, end))
+            self._unpin(iopt, area, *_indexes(area, start, end))
+
+    def _unpin(self, iopt: IoPagetable, area: Area, first_index: int, last_index: int) -> None:
+        assert area.pages is not None
+        assert area.hold is not None
+        area.pages.uncover(iopt.host, first_index, last_index)
+        area.hold.locks -= self.internal
+        area.hold.pins -= 1
+        if not area.hold.pins and not area.hold.prevent_access:
+            area.hold = None
 
     # --- copies ---
 
@@ -211,11 +232,12 @@ class Access(Object):
             raise IoctlError(EPERM, f"{area} was mapped without IOMMU_IOAS_MAP_{'WRITEABLE' if write else 'READABLE'}")
 
 
-def create(context: "Context", user: AccessUser) -> Access:
-    """A new access for a driver; it stands on no IOAS yet. Ref: v7.3 device.c iommufd_access_create"""
-    access = Access(context, user)
+def create(context: "Context", user: AccessUser, *, internal: bool = False) -> Access:
+    """A new access for a driver; it stands on no IOAS yet. Ref: v7.3 device.c iommufd_access_create, iommufd_access_create_internal"""
+    access = Access(context, user, internal=internal)
     context.objects.reserve(access)
-    context.hold()
+    if not internal:
+        context.hold()
     access.users.append(user)
     context.objects.publish(access)
     return access
@@ -230,12 +252,3 @@ def _last(iova: int, length: int) -> int:
 
 def _indexes(area: Area, start: int, end: int) -> tuple[int, int]:
     return (area.start_byte + start - area.iova) // PAGE_SIZE, (area.start_byte + end - area.iova) // PAGE_SIZE
-
-
-def _unpin(iopt: IoPagetable, area: Area, first_index: int, last_index: int) -> None:
-    assert area.pages is not None
-    assert area.hold is not None
-    area.pages.uncover(iopt.host, first_index, last_index)
-    area.hold.pins -= 1
-    if not area.hold.pins and not area.hold.prevent_access:
-        area.hold = None

@@ -20,10 +20,11 @@ from .hwpt import NO_PASID, Hwpt, alloc_paging
 from .ioas import Ioas
 from .objects import Object
 from .user_data import UserData
-from .viommu import ViommuDriver
+from .viommu import Viommu, ViommuDriver
 
 if TYPE_CHECKING:
     from .context import Context
+    from .vdevice import Vdevice
 
 T = TypeVar("T")
 
@@ -61,8 +62,8 @@ class Driver(Protocol):
         """A new page table below which `parent` lies. `flags`: domain.PASID. Errors as `domain`. Only with `nesting`."""
         raise IoctlError(EOPNOTSUPP, f"{self.name} has no nested page tables")
 
-    def viommu(self, viommu_type: int, parent: Domain, data: UserData | None) -> ViommuDriver:
-        """A new vIOMMU of one of `viommu_types` on top of `parent`. Errors as `domain`."""
+    def new_viommu(self, viommu: Viommu, viommu_type: int, data: UserData | None) -> ViommuDriver:
+        """The driver of `viommu`, a new one of one of `viommu_types`. Errors as `domain`."""
         raise IoctlError(EOPNOTSUPP, f"{self.name} has no vIOMMU")
 
     def hw_info(self, data_type: int) -> tuple[int, bytes]:
@@ -98,7 +99,7 @@ class Device(Object):
     """A device bound to a context. Users: its driver, and its attachments."""
 
     kind = "device"
-    __slots__ = ("_faults", "context", "driver", "group")
+    __slots__ = ("_faults", "context", "driver", "group", "vdevice")
 
     def __init__(self, context: "Context", driver: Driver, group: Group) -> None:
         super().__init__()
@@ -106,6 +107,7 @@ class Device(Object):
         self.context = context
         self.driver = driver
         self.group = group
+        self.vdevice: Vdevice | None = None  # as a guest knows it
 
     def __str__(self) -> str:
         return f"device {self.id} ({self.driver.name})"
@@ -177,8 +179,10 @@ class Device(Object):
         return found.hwpt
 
     def unbind(self) -> None:
-        """Undo `bind`; the device must be detached. Ref: v7.3 device.c iommufd_device_unbind"""
+        """Undo `bind`; the device must be detached. Its vDEVICE goes with it. Ref: v7.3 device.c iommufd_device_unbind"""
         self.users.remove(self.driver)
+        if self.vdevice is not None:
+            self.context.objects.entomb(self.vdevice)
         self.context.objects.remove_by_owner(self)
 
     def _change(self, pt_id: int, pasid: int, *, replace: bool) -> Generator[None, None, tuple[Hwpt, Hwpt | None]]:

@@ -12,6 +12,7 @@ from errno import ENOMEM, EPERM
 from typing import TYPE_CHECKING
 
 from ..errors import IoctlError
+from .shown import Shown
 
 if TYPE_CHECKING:
     from .pages import Origin, Pages
@@ -25,6 +26,7 @@ class Host:
         self.process_pages: Counter[Hashable] = Counter()  # address space -> pages
         self._holding: dict[int, Pages] = {}
         self._owners: dict[Hashable, object] = {}
+        self.shown = Shown()
 
     # --- pins ---
 
@@ -80,5 +82,5 @@ class Host:
         del self._owners[group]
 
     def empty(self) -> bool:
-        """Whether nothing is charged, held or owned; for tests."""
-        return not (self.user_pages or self.process_pages or self._holding or self._owners)
+        """Whether nothing is charged, held, owned or shown; for tests."""
+        return not (self.user_pages or self.process_pages or self._holding or self._owners or self.shown)

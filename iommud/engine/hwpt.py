@@ -7,7 +7,7 @@ Ref: v7.3 hw_pagetable.c
 """
 
 from collections.abc import Generator, Hashable
-from errno import EOPNOTSUPP, EPERM
+from errno import ENOENT, EOPNOTSUPP, EPERM
 from typing import TYPE_CHECKING
 
 from ..errors import IoctlError
@@ -89,6 +89,8 @@ class HwptPaging(Hwpt):
             if not area.prot & (PROT_WRITE if write else PROT_READ):
                 raise IoctlError(EPERM, f"{area} was mapped without IOMMU_IOAS_MAP_{'WRITEABLE' if write else 'READABLE'}")
             assert area.pages is not None
+            if area.pages.revoked:
+                raise IoctlError(ENOENT, f"{area} was of a dma-buf that was revoked: nothing is shown there")
             if write and self.domain.dirty is not None:
                 self.domain.dirty.wrote(area, start, end, large_pages=iopt.large_pages)
             area.pages.dma(area.start_byte + start - area.iova, data[start - iova : end - iova + 1], write=write)

@@ -265,7 +265,7 @@ class IoPagetable:
     def translate(self, iova: int) -> tuple[Hashable, int] | None:
         """What a page table shows at `iova`: the real page's identity and the offset into it (bytes); None: nothing."""
         area = self.areas.first(iova, iova)
-        if area is None or area.pages is None or not self.domains:
+        if area is None or area.pages is None or area.pages.revoked or not self.domains:
             return None
         byte = area.start_byte + iova - area.iova
         return area.pages.identity(byte // PAGE_SIZE), byte % PAGE_SIZE

@@ -119,6 +119,13 @@ class ObjectTable:
             self._forget(obj.id)
             obj.destroy()
 
+    def entomb(self, obj: Object) -> None:
+        """As `remove_by_owner`, but the ID stays taken. Ref: v7.3 iommufd_private.h iommufd_object_tombstone_user"""
+        assert not obj.users
+        if self._objects.get(obj.id) is obj:
+            self._objects[obj.id] = None
+            obj.destroy()
+
     def remove_all(self) -> None:
         """Destroy everything, users before what they use. The file was released: nobody can ask any more.
 

@@ -128,6 +128,34 @@ class Pages:
     def refs(self) -> int:
         return self._refs
 
+    @property
+    def of_file(self) -> bool:
+        """Whether it can change hands (IOAS_CHANGE_PROCESS)."""
+        return self.origin.is_file
+
+    @property
+    def revoked(self) -> bool:
+        """Whether its owner has taken it back: then there is nothing behind it, for ever, and no page table shows it (dma_buf.py)."""
+        return False
+
+    def check_access(self) -> None:
+        """EINVAL: accesses can neither pin nor copy this."""
+
+    def payer_differs(self, origin: Origin) -> bool:
+        """Whether what is pinned counts against another user or process than it would as `origin`'s.
+
+        Ref: v7.3 ioas.c need_charge_update
+        """
+        return self.account_mode != AccountMode.NONE and (
+            origin.mm != self.origin.mm or (self.account_mode == AccountMode.USER and origin.uid != self.origin.uid)
+        )
+
+    def move(self, origin: Origin) -> None:
+        """The same file, of another process, which has been charged."""
+        origin.hold()
+        self.origin.drop()
+        self.origin = origin
+
     def cover(self, host: Host, first: int, last: int) -> None:
         """Hold the pages with index first..last once more (a page table or an access needs them); undone by `uncover`.
 
@@ -181,18 +209,18 @@ class Pages:
         """A new pin of these pages, uncharged and uncounted. EFAULT: not all of them can be pinned."""
         return self.origin.pin(self.start + first * PAGE_SIZE, (last - first + 1) * PAGE_SIZE, self.writable, brief=brief)
 
-    def charge(self, host: Host, npages: int) -> None:
-        """Count pages as pinned. ENOMEM: RLIMIT_MEMLOCK; then they are not counted."""
+    def charge(self, host: Host, npages: int, payer: Origin | None = None) -> None:
+        """Count pages as pinned, against the origin or another payer. ENOMEM: RLIMIT_MEMLOCK; then they are not counted."""
         if npages and self.account_mode == AccountMode.USER:
-            host.charge_user(self.origin, npages, PAGE_SIZE)
+            host.charge_user(payer or self.origin, npages, PAGE_SIZE)
         elif npages and self.account_mode == AccountMode.MM:
-            host.charge_process(self.origin, npages, PAGE_SIZE)
+            host.charge_process(payer or self.origin, npages, PAGE_SIZE)
 
-    def uncharge(self, host: Host, npages: int) -> None:
+    def uncharge(self, host: Host, npages: int, payer: Origin | None = None) -> None:
         if npages and self.account_mode == AccountMode.USER:
-            host.uncharge_user(self.origin, npages)
+            host.uncharge_user(payer or self.origin, npages)
         elif npages and self.account_mode == AccountMode.MM:
-            host.uncharge_process(self.origin, npages)
+            host.uncharge_process(payer or self.origin, npages)
 
     def dma(self, start_byte: int, data: memoryview, *, write: bool) -> None:
         """Copy as a device does: all of it is held, and what is held is what it sees. EFAULT: that was lost."""
@@ -209,6 +237,7 @@ class Pages:
         """
         if to.write and not self.writable:
             raise IoctlError(EPERM, "the pages were mapped without IOMMU_IOAS_MAP_WRITEABLE")
+        self.check_access()
         first, last = _indexes(start_byte, length)
         origin = self.origin
         if not origin.is_file and ((near is not None and near == origin.mm) or (first == last and origin.alive())):

@@ -6,8 +6,8 @@ supplied (an older client: the rest reads as zero), never shorter.
 Ref: v7.3 include/linux/iommu.h iommu_copy_struct_from_user, iommu_copy_struct_from_user_array
 """
 
-from collections.abc import Callable, Iterator
-from errno import EFAULT, EINVAL
+from collections.abc import Callable, Generator, Iterator
+from errno import E2BIG, EFAULT, EINVAL
 from typing import Final
 
 from ..errors import IoctlError
@@ -16,17 +16,20 @@ CHUNK: Final = 64 << 10  # bytes of an array read in one go
 
 # From an offset (bytes) into the data, so many bytes; fewer when not all can be reached.
 Read = Callable[[int, int], bytes]
+# All of these bytes, in place of the struct. EFAULT: not all can be written.
+Write = Callable[[bytes], None]
 
 
 class UserData:
-    """One struct: `type` says which, `length` (bytes) how much of it there is."""
+    """One struct: `type` says which, `length` (bytes) how much of it there is. `write`: there is an answer to it."""
 
-    __slots__ = ("_read", "length", "type")
+    __slots__ = ("_read", "_write", "length", "type")
 
-    def __init__(self, data_type: int, length: int, read: Read) -> None:
+    def __init__(self, data_type: int, length: int, read: Read, write: Write | None = None) -> None:
         self.type: Final = data_type
         self.length: Final = length
         self._read = read
+        self._write = write
 
     def struct(self, data_type: int, size: int, least: int) -> bytes:
         """The struct, `size` bytes, of which at least `least` must be there.
@@ -38,6 +41,11 @@ class UserData:
         if len(data) != self.length:
             raise IoctlError(EFAULT, f"the data cannot be read beyond its first {len(data)} bytes")
         return data.ljust(size, b"\0")
+
+    def answer(self, data: bytes) -> None:
+        """Write the struct back, as much of it as the client knows. EFAULT: it cannot be written. After `struct`."""
+        assert self._write is not None, "an answer to what is only read"
+        self._write(data[: self.length])
 
 
 class UserArray:
@@ -77,6 +85,29 @@ class UserArray:
                 yield self._padded(data[:whole], size)
             if whole != wanted:
                 raise IoctlError(EFAULT, f"entry {self.position // self.length} of the array cannot be read")
+
+    def entries(self, data_type: int, size: int) -> Generator[None, None, bytes]:
+        """All structs, `size` bytes each, none of which is dealt with before all were read. Longer ones must end in zeros. May pause.
+
+        EINVAL: another type, or there are none. EFAULT: one cannot be read. E2BIG: one says what nobody here knows.
+        Ref: v7.3 include/linux/iommu.h iommu_copy_struct_from_full_user_array
+        """
+        self.expect(data_type)
+        if not self.count:
+            raise IoctlError(EINVAL, "the array is empty")
+        known = bytearray()
+        while self.position < self.count * self.length:
+            wanted = min(CHUNK // self.length * self.length, self.count * self.length - self.position)
+            data = self._read(self.position, wanted)
+            for at in range(0, len(data) // self.length * self.length, self.length):
+                if data.count(0, at + size, at + self.length) != max(self.length - size, 0):
+                    raise IoctlError(E2BIG, f"entry {(self.position + at) // self.length} is not zero beyond its {size} bytes")
+                known += data[at : at + min(size, self.length)].ljust(size, b"\0")
+            self.position += wanted
+            if len(data) != wanted:
+                raise IoctlError(EFAULT, f"the array cannot be read beyond its first {self.position - wanted + len(data)} bytes")
+            yield
+        return bytes(known)
 
     def _padded(self, data: bytes, size: int) -> bytes:
         if self.length == size:

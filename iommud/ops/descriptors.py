@@ -59,7 +59,9 @@ class DescriptorBook:
         self._injector = injector
         self._given: dict[int, GivenFile] = {}
 
-    async def give(self, request: Request, behind: Given, field: int) -> None:
+    async def give(
+        self, request: Request, behind: Given, field: int | None, flags: int = os.O_RDWR | os.O_CLOEXEC, no_room: int = ENOMEM
+    ) -> None:
         caller = request.caller
         assert isinstance(caller, Caller)
         position = secrets.randbits(62) | 1
@@ -77,21 +79,28 @@ class DescriptorBook:
                 os.close(fd)
             return number.to_bytes(4, "little")
 
-        await self.give_file(request, file, field, mark, no_room=ENOMEM)
+        await self.give_file(request, file, field, mark, no_room=no_room, flags=flags)
 
     async def give_file(
-        self, request: Request, file: OpenFile, field: int, fill: Callable[[int], bytes], no_room: int = EMFILE
+        self,
+        request: Request,
+        file: OpenFile,
+        field: int | None,
+        fill: Callable[[int], bytes],
+        no_room: int = EMFILE,
+        flags: int = os.O_RDWR | os.O_CLOEXEC,
     ) -> None:
         caller = request.caller
         assert isinstance(caller, Caller)
         try:
-            await self._injector.give(
-                caller, file, flags=os.O_RDWR | os.O_CLOEXEC, address=request.address + field, fill=fill, no_room=no_room
-            )
+            address = request.address + field if field is not None else None
+            await self._injector.give(caller, file, flags=flags, address=address, fill=fill, no_room=no_room)
         except Refused as refusal:
             raise IoctlError(refusal.errno, refusal.why) from None
 
     def behind(self, caller: Caller, number: int) -> Given:
+        if not self._given:
+            raise IoctlError(EBADFD, f"descriptor {number} of the caller is none that was given to it here")
         try:
             with open(f"/proc/{caller.tid}/fdinfo/{number & 0xFFFFFFFF}", "rb", buffering=0) as info:
                 found = _POSITION.search(info.read(256))

@@ -19,7 +19,7 @@ from ..engine.context import Context
 from ..errors import IoctlError
 from ..uapi import codec
 from ..uapi.table import BY_NUMBER, LAST_NUMBER, TEST_NUMBER, TEST_ROW, Row
-from . import dirty, fault, hw_info, hwpt, ioas, objects, option, viommu
+from . import dirty, fault, hw_info, hwpt, ioas, noiommu, objects, option, veventq, viommu
 from .request import Caller, Descriptors, Origins, Request
 
 Handler = Callable[[Request], Awaitable[None]]
@@ -34,13 +34,18 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "HWPT_SET_DIRTY_TRACKING": dirty.hwpt_set_dirty_tracking,
     "IOAS_ALLOC": ioas.ioas_alloc,
     "IOAS_ALLOW_IOVAS": ioas.ioas_allow_iovas,
+    "IOAS_CHANGE_PROCESS": ioas.ioas_change_process,
     "IOAS_COPY": ioas.ioas_copy,
     "IOAS_IOVA_RANGES": ioas.ioas_iova_ranges,
     "IOAS_MAP": ioas.ioas_map,
     "IOAS_MAP_FILE": ioas.ioas_map_file,
+    "IOAS_NOIOMMU_GET_PA": noiommu.ioas_noiommu_get_pa,
     "IOAS_UNMAP": ioas.ioas_unmap,
     "OPTION": option.option,
     "VIOMMU_ALLOC": viommu.viommu_alloc,
+    "VDEVICE_ALLOC": viommu.vdevice_alloc,
+    "VEVENTQ_ALLOC": veventq.veventq_alloc,
+    "HW_QUEUE_ALLOC": viommu.hw_queue_alloc,
 }
 
 TAIL_CHUNK: Final = 64 * 1024  # bytes of an over-long struct looked at in one go

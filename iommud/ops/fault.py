@@ -3,7 +3,7 @@
 import os
 import select
 from collections.abc import Callable
-from errno import ENOTTY, EOPNOTSUPP, ESPIPE
+from errno import EOPNOTSUPP, ESPIPE
 from struct import Struct
 from typing import Final
 
@@ -13,6 +13,7 @@ from ..engine.context import Context
 from ..engine.fault import NO_PASID, Fault
 from ..errors import IoctlError
 from ..uapi.header import const, fields, struct_size
+from .queue_file import QueueFile, give_queue
 from .request import Request
 
 _RECORD: Final = Struct("<IIIIIIQII")  # struct iommu_hwpt_pgfault
@@ -26,23 +27,12 @@ _OUT_ID: Final = fields("iommu_fault_alloc")["out_fault_id"].offset
 _IN_PARTS: Final = 31 * 4096
 
 
-class FaultFile:
-    """The open file behind a queue's descriptor."""
-
-    seekable: Final = False
+class FaultFile(QueueFile):
+    """The open file behind a fault queue's descriptor."""
 
     def __init__(self, context: Context, fault: Fault) -> None:
-        self._context = context
+        super().__init__(context, fault)
         self.fault = fault
-        self.given = False  # the client has it; else the queue goes with it
-        context.hold()
-        fault.users.append(self)
-
-    def __str__(self) -> str:
-        return "its open descriptor"
-
-    async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
-        return -ENOTTY
 
     async def read(self, caller: Caller, size: int, nonblocking: bool) -> bytes:
         """Whole groups of faults, as many as fit; nothing when there are none. ESPIPE: no multiple of a record. EINVAL: too short for the
@@ -82,11 +72,8 @@ class FaultFile:
         return select.POLLOUT
 
     def release(self) -> None:
-        self.fault.users.remove(self)
         self.fault.close()
-        if not self.given:
-            self._context.objects.abort_and_destroy(self.fault)
-        self._context.release()
+        super().release()
 
 
 def _check_size(size: int, record: Struct) -> None:
@@ -98,22 +85,10 @@ async def fault_queue_alloc(request: Request) -> None:
     """EOPNOTSUPP: flags. Errors of giving a descriptor: EMFILE, EFAULT, and those of Injector.give."""
     if request.cmd.flags:
         raise IoctlError(EOPNOTSUPP, f"unknown flags {request.cmd.flags:#x}")
-    objects = request.context.objects
-    # As it is: that the answer can be written is to be known before there is anything to take back.
-    request.respond()
     fault = Fault()
-    objects.reserve(fault)
-    file = FaultFile(request.context, fault)
 
-    def finish(number: int) -> bytes:
-        # In another thread; the last thing before the client goes on, and may use the ID.
-        file.given = True
-        objects.publish(fault)
-        return fault.id.to_bytes(4, "little") + number.to_bytes(4, "little")
+    def reserve() -> FaultFile:
+        request.context.objects.reserve(fault)
+        return FaultFile(request.context, fault)
 
-    try:
-        await request.give_file(file, _OUT_ID, finish)
-    except IoctlError:
-        if file.given and not fault.users:
-            objects.remove_by_owner(fault)  # the struct became read-only at the last moment
-        raise
+    await give_queue(request, reserve, _OUT_ID)

@@ -14,6 +14,7 @@ from typing import Final
 
 from cuse_glue.caller import Caller
 from cuse_glue.inject import Injector
+from cuse_glue.mapped import Show
 from cuse_glue.session import OpenFile
 
 from ..engine.context import Context
@@ -54,6 +55,7 @@ class IommuDevice:
         self.host = Host()
         self._open_files = 0
         self._injector = Injector()
+        self.mapped = ShownFile(self.host) if self.options.mock else None  # the mock alone has something to map
         self.dispatcher = Dispatcher(self._origins, DescriptorBook(self._injector), test_cmd if self.options.mock else None)
 
     def open(self, caller: Caller, flags: int) -> OpenFile:
@@ -75,6 +77,25 @@ class IommuDevice:
         """The session has ended: let go of what is kept about clients."""
         self._injector.close()
         self._origins.forget_callers()
+
+
+class ShownFile:
+    """What of devices can be mapped through the file, as a session wants it (cuse_glue.mapped.Mapped)."""
+
+    def __init__(self, host: Host) -> None:
+        self._shown = host.shown
+
+    def begin(self, show: Show) -> None:
+        self._shown.announce = show
+
+    def page_in(self, file: OpenFile, offset: int, size: int) -> bytes:
+        found = self._shown.read(file.context, offset, size) if isinstance(file, IommuFile) else None
+        if found is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return found
+
+    def page_out(self, offset: int, data: bytes) -> None:
+        self._shown.write(offset, data)
 
 
 class IommuFile:

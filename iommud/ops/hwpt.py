@@ -73,10 +73,11 @@ async def _alloc(request: Request, target: Ioas | HwptPaging | Viommu) -> Hwpt:
 
 
 async def hwpt_invalidate(request: Request) -> None:
-    """Drop what a nested page table has cached, as an array of entries says. `entry_num` becomes the entries dealt with, on every path.
+    """Drop what a nested page table or a vIOMMU has cached, as an array of entries says. `entry_num` becomes the entries dealt with, on
+    every path.
 
-    EOPNOTSUPP: __reserved, or it caches nothing. EINVAL: an array that is there without an address or a length, or is too long; neither a
-    nested page table; what its driver says. ENOENT: no such object. EFAULT: as soon as the count cannot be told, whatever else.
+    EOPNOTSUPP: __reserved, or it caches nothing. EINVAL: an array that is there without an address or a length, or is too long; neither of
+    the two; what its driver says. ENOENT: no such object. EFAULT: as soon as the count cannot be told, whatever else.
     """
     cmd = request.cmd
     array = UserArray(cmd.data_type, cmd.entry_len, cmd.entry_num, request.reader(cmd.data_uptr))
@@ -94,13 +95,13 @@ async def _invalidate(request: Request, array: UserArray) -> None:
     if array.count and (not cmd.data_uptr or not 0 < array.length <= LONGEST_STRUCT or array.count > MOST_ENTRIES):
         raise IoctlError(EINVAL, f"{array.count} entries of {array.length} bytes at {cmd.data_uptr:#x}")
     hwpt = objects.get(cmd.hwpt_id, Object)
-    if isinstance(hwpt, Viommu):
-        raise IoctlError(EOPNOTSUPP, f"iommud does not have the caches of {hwpt} yet")
-    if not isinstance(hwpt, HwptNested):
-        raise IoctlError(EINVAL, f"{hwpt} is no nested page table")
+    if not isinstance(hwpt, HwptNested | Viommu):
+        raise IoctlError(EINVAL, f"{hwpt} is neither a nested page table nor a vIOMMU")
+    cached = hwpt.driver if isinstance(hwpt, Viommu) else hwpt.domain
+    assert cached is not None
     with objects.using(hwpt, request):
         await _settle(request, array)
-        for _ in hwpt.domain.invalidate(array):
+        for _ in cached.invalidate(array):
             if array.done < array.count:
                 await leave()
                 await trio.lowlevel.checkpoint()

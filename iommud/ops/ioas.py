@@ -1,6 +1,6 @@
 """The IOAS_* ioctls: wire values into the engine's, in the kernel's order of checks. Ref: v7.3 ioas.c"""
 
-from errno import EBADF, EDEADLK, EFAULT, EINVAL, EMSGSIZE, ENOENT, EOVERFLOW
+from errno import EBADF, EDEADLK, EFAULT, EINVAL, EMSGSIZE, ENOENT, EOPNOTSUPP, EOVERFLOW
 from typing import Final
 
 import trio
@@ -8,12 +8,15 @@ import trio
 from cuse_glue.inline import leave
 
 from ..engine.area import Area
+from ..engine.change_process import change_process
+from ..engine.dma_buf import dma_buf_slice
 from ..engine.io_pagetable import PROT_READ, PROT_WRITE
 from ..engine.ioas import Ioas
 from ..engine.pages import Slice, check_file_range, file_slice, user_slice
 from ..engine.span import U64_MAX, Span, Spans
 from ..errors import IoctlError
 from ..uapi.header import const, ffi
+from .dma_buf import dma_buf_behind
 from .locking import locked
 from .request import Request
 
@@ -113,12 +116,19 @@ async def ioas_map(request: Request) -> None:
 
 
 async def ioas_map_file(request: Request) -> None:
-    """As `ioas_map`, and EBADF: no such descriptor."""
+    """As `ioas_map`, and EBADF: no such descriptor. ENODEV: a revoked dma-buf. EINVAL: not all of it within a dma-buf."""
     cmd = request.cmd
     flags = cmd.flags
     _check_numbers(flags, iova=cmd.iova, length=cmd.length)
     ioas = request.context.ioas(cmd.ioas_id)
     check_file_range(cmd.start, cmd.length)
+    buffer = dma_buf_behind(request, cmd.fd)
+    if buffer is not None:
+        shown = dma_buf_slice(buffer, cmd.start, cmd.length, writable=bool(flags & _WRITEABLE))
+        async with locked(ioas):
+            cmd.iova = _map(ioas, [shown], cmd.length, cmd.iova, flags)
+        request.respond()
+        return
     try:
         file = request.origins.file(request.caller, cmd.fd, request.address)
     except OSError as error:
@@ -134,6 +144,13 @@ async def ioas_map_file(request: Request) -> None:
     finally:
         file.drop()
     request.respond()
+
+
+async def ioas_change_process(request: Request) -> None:
+    """EOPNOTSUPP: __reserved is not 0. Errors: engine.change_process."""
+    if request.cmd.__reserved:
+        raise IoctlError(EOPNOTSUPP, "__reserved is not 0")
+    change_process(request.context, request.moved)
 
 
 async def ioas_copy(request: Request) -> None:

@@ -11,6 +11,7 @@ from cuse_glue.caller import Caller, forget_threads
 from cuse_glue.pin import Refused
 from cuse_glue.source import Pin, Source, Sources
 
+from ..engine.pages import Origin
 from ..errors import IoctlError
 
 P = ParamSpec("P")
@@ -118,6 +119,11 @@ class ProcessOrigins:
 
     def file(self, caller: Caller, number: int, readable: int) -> ProcessOrigin:
         return self._origin(self._with_descriptors(lambda: self._sources.file(caller, number)))
+
+    def moved(self, caller: Caller, origin: Origin) -> ProcessOrigin:
+        assert isinstance(origin, ProcessOrigin)
+        source = origin.source
+        return self._origin(self._with_descriptors(lambda: self._sources.moved(caller, source)))
 
     def page_identity(self, caller: Caller, address: int) -> Hashable:
         try:

@@ -1,7 +1,8 @@
 """One ioctl being carried out: who asked, the decoded struct, and the way back into the caller's memory."""
 
+import os
 from collections.abc import Callable, Hashable, Sequence
-from errno import EFAULT, EMFILE
+from errno import EFAULT, EMFILE, ENOMEM
 from typing import Any, Protocol
 
 from cuse_glue.session import OpenFile
@@ -41,6 +42,9 @@ class Caller(Protocol):
     async def settle(self, address: int, length: int) -> None:
         """Wait, in a task of its own, until they can be or never will."""
 
+    def maps(self, offset: int, length: int) -> bool:
+        """Whether its process has a shared mapping of a file at an offset in these bytes."""
+
     def name(self) -> str: ...
 
 
@@ -50,6 +54,9 @@ class Origins(Protocol):
     def address_space(self, caller: Any, readable: int) -> Origin: ...
 
     def file(self, caller: Any, number: int, readable: int) -> Origin: ...
+
+    def moved(self, caller: Any, origin: Origin) -> Origin:
+        """The same file, but charged to the caller."""
 
     def page_identity(self, caller: Any, address: int) -> Hashable:
         """Which real page the caller sees at `address` (a page boundary). IoctlError(EFAULT): none."""
@@ -65,8 +72,10 @@ class Given(Protocol):
 class Descriptors(Protocol):
     """How descriptors come to the caller, and whose they are."""
 
-    async def give(self, request: "Request", behind: Given, field: int) -> None:
-        """Answer the ioctl with success and a new descriptor, its number written at offset `field` of the struct.
+    async def give(
+        self, request: "Request", behind: Given, field: int | None, flags: int = os.O_RDWR | os.O_CLOEXEC, no_room: int = ENOMEM
+    ) -> None:
+        """Answer the ioctl with success and a new descriptor, its number written at offset `field` of the struct. None: it is the answer.
 
         IoctlError: it could not be; the caller gets that errno and has no descriptor. Nothing may fail after this.
         """
@@ -142,6 +151,10 @@ class Request:
         """`Descriptors.give` to this caller."""
         await self.descriptors.give(self, behind, field)
 
+    async def return_descriptor(self, behind: Given, flags: int) -> None:
+        """As `give`, but the ioctl's result is the descriptor, opened with these flags. EMFILE: none is free."""
+        await self.descriptors.give(self, behind, None, flags, EMFILE)
+
     async def give_file(self, file: OpenFile, field: int, fill: Callable[[int], bytes]) -> None:
         """`Descriptors.give_file` to this caller."""
         await self.descriptors.give_file(self, file, field, fill)
@@ -156,4 +169,11 @@ class Request:
             return self.origins.address_space(self.caller, self.address)
         except OSError as error:
             # The process died in its ioctl: nobody is there to see the answer, but it gets one.
+            raise IoctlError(EFAULT, f"the caller's memory is out of reach: {error}") from None
+
+    def moved(self, origin: Origin) -> Origin:
+        """The file behind `origin` as this caller's, who is charged for it from then on; to be held."""
+        try:
+            return self.origins.moved(self.caller, origin)
+        except OSError as error:
             raise IoctlError(EFAULT, f"the caller's memory is out of reach: {error}") from None

@@ -25,7 +25,7 @@ from ..engine.span import U64_MAX
 from ..engine.transfer import Transfer
 from ..errors import IoctlError
 from ..uapi.header import const, ffi
-from . import test_dma, test_pasid
+from . import test_dma, test_dmabuf, test_pasid
 from .locking import in_steps, locked
 from .request import Request
 from .test_pasid import tables
@@ -307,12 +307,15 @@ OPERATIONS: Final[Mapping[int, Callable[[Request], Awaitable[None]]]] = {
         "DEV_CHECK_CACHE": dev_check_cache,
         "DIRTY": test_dma.dirty,
         "TRIGGER_IOPF": test_dma.trigger_iopf,
+        "TRIGGER_VEVENT": test_dma.trigger_vevent,
         "SET_TEMP_MEMORY_LIMIT": set_temp_memory_limit,
         "CREATE_ACCESS": create_access,
         "ACCESS_REPLACE_IOAS": access_replace_ioas,
         "ACCESS_PAGES": access_pages,
         "DESTROY_ACCESS_PAGES": destroy_access_pages,
         "ACCESS_RW": access_rw,
+        "DMABUF_GET": test_dmabuf.dmabuf_get,
+        "DMABUF_REVOKE": test_dmabuf.dmabuf_revoke,
         "PASID_ATTACH": test_pasid.pasid_attach,
         "PASID_REPLACE": test_pasid.pasid_replace,
         "PASID_DETACH": test_pasid.pasid_detach,

@@ -3,7 +3,7 @@
 from errno import EINVAL, EOVERFLOW
 from typing import Final
 
-from ..devices import mock, mock_dma
+from ..devices import mock, mock_dma, mock_viommu
 from ..engine.device import Device
 from ..engine.fault import PageFault
 from ..engine.hwpt import HwptPaging
@@ -43,3 +43,11 @@ async def trigger_iopf(request: Request) -> None:
     if not isinstance(device.driver, mock.MockDriver):
         raise IoctlError(EINVAL, f"{device} is no mock device")
     mock_dma.fault(device, PageFault(wanted.addr, wanted.perm, wanted.pasid, wanted.grpid))
+
+
+async def trigger_vevent(request: Request) -> None:
+    """An event of the device `dev_id`. ENOENT: no such device. EINVAL: it is no mock device. Errors: mock_viommu.trigger_event."""
+    device = request.context.objects.get(request.cmd.trigger_vevent.dev_id, Device)
+    if not isinstance(device.driver, mock.MockDriver):
+        raise IoctlError(EINVAL, f"{device} is no mock device")
+    mock_viommu.trigger_event(device.driver)

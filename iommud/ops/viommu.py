@@ -1,14 +1,19 @@
-"""VIOMMU_ALLOC. Ref: v7.3 viommu.c iommufd_viommu_alloc_ioctl"""
+"""VIOMMU_ALLOC, and what stands on one: VDEVICE_ALLOC, HW_QUEUE_ALLOC. Ref: v7.3 viommu.c"""
 
-from errno import EINVAL, EOPNOTSUPP
+from errno import EINVAL, EOPNOTSUPP, EOVERFLOW
+from functools import partial
 
 from ..engine.device import Device
+from ..engine.hw_queue import HwQueue, alloc_hw_queue
 from ..engine.hwpt import HwptPaging
+from ..engine.span import U64_MAX
 from ..engine.user_data import UserData
+from ..engine.vdevice import alloc_vdevice
 from ..engine.viommu import Viommu
 from ..errors import IoctlError
 from ..uapi.header import const
 from .hwpt import LONGEST_STRUCT
+from .locking import locked
 from .request import Request
 
 
@@ -25,18 +30,62 @@ async def viommu_alloc(request: Request) -> None:
     hwpt = objects.get(cmd.hwpt_id, HwptPaging)
     if not hwpt.nest_parent:
         raise IoctlError(EINVAL, f"{hwpt} was not allocated with IOMMU_HWPT_ALLOC_NEST_PARENT")
-    data = UserData(cmd.type, cmd.data_len, request.reader(cmd.data_uptr)) if cmd.data_len else None
-    viommu = Viommu(hwpt, driver.iommu)
+    uptr = cmd.data_uptr
+    write = partial(request.write, uptr, what="the data")
+    data = UserData(cmd.type, cmd.data_len, request.reader(uptr), write) if cmd.data_len else None
+    viommu = Viommu(request.context, hwpt, driver.iommu)
     try:
         objects.reserve(viommu)
     except IoctlError:
         hwpt.users.remove(viommu)
         raise
     try:
-        viommu.driver = driver.viommu(cmd.type, hwpt.domain, data)
+        viommu.driver = driver.new_viommu(viommu, cmd.type, data)
         cmd.out_viommu_id = viommu.id
         request.respond()
     except BaseException:
         objects.abort_and_destroy(viommu)
         raise
     objects.publish(viommu)
+
+
+async def vdevice_alloc(request: Request) -> None:
+    """ENOENT: no such vIOMMU or device. Errors: alloc_vdevice. EFAULT: the ID cannot be told; then there is none."""
+    cmd, objects = request.cmd, request.context.objects
+    viommu = objects.get(cmd.viommu_id, Viommu)
+    device = objects.get(cmd.dev_id, Device)
+    vdevice = alloc_vdevice(request.context, viommu, device, cmd.virt_id)
+    try:
+        cmd.out_vdevice_id = vdevice.id
+        request.respond()
+    except BaseException:
+        objects.abort_and_destroy(vdevice)
+        raise
+    objects.publish(vdevice)
+
+
+async def hw_queue_alloc(request: Request) -> None:
+    """EOPNOTSUPP: flags, or a type that the vIOMMU has not. EINVAL: length 0. EOVERFLOW: beyond 2^64 - 1. ENOENT: no such vIOMMU. Errors:
+    alloc_hw_queue. EFAULT: the ID cannot be told; then there is none."""
+    cmd, objects = request.cmd, request.context.objects
+    if cmd.flags or cmd.type == const("IOMMU_HW_QUEUE_TYPE_DEFAULT"):
+        raise IoctlError(EOPNOTSUPP, f"flags {cmd.flags:#x}, type {cmd.type:#x}")
+    iova, length = cmd.nesting_parent_iova, cmd.length
+    if not length:
+        raise IoctlError(EINVAL, "length is 0")
+    if iova + length - 1 > U64_MAX:
+        raise IoctlError(EOVERFLOW, f"IOVA {iova:#x} + length {length:#x} is beyond 2^64 - 1")
+    viommu = objects.get(cmd.viommu_id, Viommu)
+    assert viommu.driver is not None
+    if cmd.type not in viommu.driver.hw_queue_types:
+        raise IoctlError(EOPNOTSUPP, f"{viommu} has no hardware queues of type {cmd.type:#x}")
+    async with locked(viommu, viommu.hwpt.ioas):
+        queue = HwQueue(viommu, cmd.type, cmd.index, iova, length)
+        alloc_hw_queue(request.context, queue)
+        try:
+            cmd.out_hw_queue_id = queue.id
+            request.respond()
+        except BaseException:
+            objects.abort_and_destroy(queue)
+            raise
+        objects.publish(queue)

@@ -78,6 +78,9 @@ class TwinCaller:
     async def settle(self, address: int, length: int) -> None:
         raise AssertionError("a twin's memory is always there")
 
+    def maps(self, offset: int, length: int) -> bool:
+        return False
+
     def name(self) -> str:
         return "twin[1]"
 
@@ -91,12 +94,15 @@ class NoOrigins:
     def file(self, caller: Any, number: int, readable: int) -> Any:
         raise AssertionError("not for this test")
 
+    def moved(self, caller: Any, origin: Any) -> Any:
+        raise AssertionError("not for this test")
+
     def page_identity(self, caller: Any, address: int) -> Hashable:
         raise AssertionError("not for this test")
 
 
 class NoDescriptors:
-    async def give(self, request: Any, behind: Given, field: int) -> None:
+    async def give(self, request: Any, behind: Given, field: int | None, flags: int = 0, no_room: int = 0) -> None:
         raise AssertionError("not for this test")
 
     async def give_file(self, request: Any, file: Any, field: int, fill: Any, no_room: int = EMFILE) -> None:
