@@ -101,7 +101,8 @@ class DmaBufPin:
         return "dma-buf", self._attachment.buffer, self._start + offset
 
     def places(self, identity: Hashable) -> Iterable[int]:
-        """None: a buffer's memory is nobody's pages, and is not counted as pinned."""
+        if not self._attachment.lost and isinstance(identity, tuple) and identity[:2] == ("dma-buf", self._attachment.buffer):
+            return [identity[2] - self._start]
         return ()
 
     def close(self) -> None:
