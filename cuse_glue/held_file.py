@@ -18,6 +18,7 @@ import os
 import re
 import stat
 import struct
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -89,11 +90,7 @@ class HeldFile:
     @property
     def in_memory(self) -> bool:
         """Whether it is a file of tmpfs (memfd included) or hugetlbfs: what MAP_FILE takes and what may be written for long."""
-        try:
-            fcntl.fcntl(self.fd, _F_GET_SEALS)
-        except OSError:
-            return False
-        return True
+        return _in_memory(self.fd)
 
     def hold(self) -> None:
         self._holders += 1
@@ -127,6 +124,25 @@ class HeldFile:
         raise failure
 
 
+MOMENT: Final = 0.02  # seconds
+NOT_IN_MEMORY: Final = -1  # in place of an access mode: a file that is only remembered by what it was
+
+
+def _in_memory(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, _F_GET_SEALS)
+    except OSError:
+        return False
+    return True
+
+
+def _close_aside(fd: int) -> None:
+    """Close a client's file whose own file system may make that last: it is not waited for longer than a moment."""
+    closing = threading.Thread(target=os.close, args=(fd,), daemon=True)
+    closing.start()
+    closing.join(MOMENT)
+
+
 class FileCache:
     """The files that are held now."""
 
@@ -145,6 +161,11 @@ class FileCache:
             if flags & os.O_PATH:
                 raise OSError(errno.EBADF, "a descriptor opened with O_PATH")
             dev, inode = _identity(fd)
+            if not _in_memory(fd):
+                # It can never be pinned, so it need not be kept: it may be an open file of our own, which nobody would then ever release.
+                kept = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                _close_aside(fd)
+                return self._keep(kept, (dev, inode, NOT_IN_MEMORY))
         except OSError:
             os.close(fd)
             raise

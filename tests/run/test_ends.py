@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,3 +130,25 @@ def test_what_a_program_leaves_running_keeps_the_device(probe: str) -> None:
     wait_for_end(daemon)
     process.stdout.close()
     process.stderr.close()
+
+
+MAPS_ITSELF = """
+import fcntl, os, struct
+device = os.open("/dev/iommu", os.O_RDWR)
+ioas = struct.unpack("III", fcntl.ioctl(device, 0x3B81, struct.pack("III", 12, 0, 0)))[2]
+fcntl.ioctl(device, 0x3B8F, struct.pack("IIIiQQQ", 40, 6, ioas, device, 0, 4096, 0))
+print("mapped")
+"""
+
+
+def test_a_program_that_maps_the_device_itself() -> None:
+    """MAP_FILE takes any descriptor. Kept, the device's own would keep the device, and so the daemon, for ever."""
+    marker = str(uuid.uuid4())
+    environment = {"PATH": os.environ["PATH"], "IOMMUD_TEST": marker}
+    command = [IOMMUD, "run", "--", sys.executable, "-c", MAPS_ITSELF]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "mapped\n"
+    assert program.returncode == 0
+    for process in processes_with(marker):
+        wait_for_end(process)
