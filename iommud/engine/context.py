@@ -4,7 +4,7 @@ Ref: v7.3 main.c struct iommufd_ctx
 """
 
 from collections.abc import Hashable
-from errno import EBUSY, EINVAL
+from errno import EBUSY, EINVAL, ENODEV
 
 from ..errors import IoctlError
 from .group import Group
@@ -22,11 +22,47 @@ class Context:
         self.groups: dict[Hashable, Group] = {}
         self.objects = ObjectTable()
         self._files = 1  # open files that keep it: the device's, and one for each access given to a client
+        self.no_iommu = False  # VFIO: a device without an IOMMU came first, so there will be no compat IOAS
+        self._compat_ioas: Ioas | None = None
         self.account_mode = AccountMode.NONE  # MM once RLIMIT_MODE was set to 1; else the default, per user
 
     def ioas(self, number: int) -> Ioas:
         """The IOAS with this ID. ENOENT: none, or another kind."""
         return self.objects.get(number, Ioas)
+
+    def compat_ioas(self) -> Ioas:
+        """The IOAS that VFIO's ioctls act on. ENODEV: none. Ref: v7.3 vfio_compat.c get_compat_ioas"""
+        ioas = self._compat_ioas
+        if ioas is None or not self.objects.has(ioas):
+            raise IoctlError(ENODEV, "there is no compat IOAS: IOMMU_VFIO_IOAS with IOMMU_VFIO_IOAS_SET, or a group, makes one")
+        return ioas
+
+    def set_compat_ioas(self, ioas: Ioas | None) -> None:
+        """None: there is none any more. That of a destroyed IOAS is forgotten by itself."""
+        self._compat_ioas = ioas
+
+    def ensure_compat_ioas(self) -> Ioas:
+        """What a VFIO group's device wants when it is attached: the compat IOAS, made if there is none, and then a client's like any other.
+
+        EINVAL: a device without an IOMMU was there first. Ref: v7.3 vfio_compat.c iommufd_vfio_compat_ioas_create
+        """
+        if self.no_iommu:
+            raise IoctlError(EINVAL, "the container has a device without an IOMMU")
+        if self._compat_ioas is None or not self.objects.has(self._compat_ioas):
+            ioas = Ioas(self.host)
+            self.objects.reserve(ioas)
+            self.objects.publish(ioas)
+            self._compat_ioas = ioas
+        return self._compat_ioas
+
+    def set_no_iommu(self) -> None:
+        """A VFIO group's device that has no IOMMU is attached. EINVAL: there is a compat IOAS.
+
+        Ref: v7.3 vfio_compat.c iommufd_vfio_compat_set_no_iommu
+        """
+        if self._compat_ioas is not None and self.objects.has(self._compat_ioas):
+            raise IoctlError(EINVAL, f"the container has {self._compat_ioas}, for devices that have an IOMMU")
+        self.no_iommu = True
 
     def rlimit_mode(self) -> int:
         """0: pins count against the user, 1: against the process."""

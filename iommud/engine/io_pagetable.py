@@ -171,7 +171,8 @@ class IoPagetable:
 
         Returns the bytes unmapped and where to go on, None when the range is done. An area that accesses have pinned ends the call: it
         is marked so that no new pin is made, and stands at the place to go on (`pinned_at`): its accesses must be asked to let go.
-        EBUSY: an area is being set up, or locked. ENOENT: an area reaches out of the range. What was unmapped before the error stays so.
+        EBUSY: an area is being set up, or locked. ENOENT: an area reaches out of the range. An error comes with the first area of a call
+        only, so all that was unmapped has been told.
         Ref: v7.3 io_pagetable.c iopt_unmap_iova_range
         """
         unmapped = 0
@@ -179,12 +180,12 @@ class IoPagetable:
             area = self.areas.first(start, last)
             if area is None:
                 return unmapped, None
-            if area.pages is None:
-                raise IoctlError(EBUSY, f"{area} is being mapped or unmapped by another request")
-            if area.hold is not None and area.hold.locks:
-                raise IoctlError(EBUSY, f"{area} is locked by an object that stands on it")
-            if area.iova < start or area.last > last:
-                raise IoctlError(ENOENT, f"{area} reaches out of {start:#x}..{last:#x}; areas are not split")
+            refusal = self._unmap_refusal(area, start, last)
+            if refusal is not None and unmapped:
+                return unmapped, area.iova  # to be told next time: what was unmapped counts
+            if refusal is not None:
+                raise refusal
+            assert area.pages is not None
             if area.hold is not None and area.hold.pins:
                 area.hold.prevent_access = True
                 return unmapped, area.iova
@@ -194,6 +195,16 @@ class IoPagetable:
                 return unmapped, None
             start = area.last + 1
         return unmapped, start
+
+    @staticmethod
+    def _unmap_refusal(area: Area, start: int, last: int) -> IoctlError | None:
+        if area.pages is None:
+            return IoctlError(EBUSY, f"{area} is being mapped or unmapped by another request")
+        if area.hold is not None and area.hold.locks:
+            return IoctlError(EBUSY, f"{area} is locked by an object that stands on it")
+        if area.iova < start or area.last > last:
+            return IoctlError(ENOENT, f"{area} reaches out of {start:#x}..{last:#x}; areas are not split")
+        return None
 
     def pinned_at(self, iova: int) -> Area | None:
         """The area at `iova` that `unmap` stopped at because accesses have it pinned."""

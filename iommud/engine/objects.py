@@ -87,6 +87,10 @@ class ObjectTable:
             raise IoctlError(ENOENT, f"{what}; wanted: {kind.kind}")
         return found
 
+    def has(self, obj: Object) -> bool:
+        """Whether the object is there: published, and not destroyed since."""
+        return self._objects.get(obj.id) is obj
+
     @contextmanager
     def using(self, obj: Object, request: object) -> Iterator[None]:
         """Around a wait: a request is running on `obj`, so it cannot be destroyed (EBUSY)."""

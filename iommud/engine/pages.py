@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from ..errors import IoctlError
 from .held import Counted, Held, Part
 from .host import Host
-from .span import U64_MAX, Spans
+from .span import U64_MAX, Span, Spans
 from .transfer import Transfer
 
 PAGE_SIZE: Final = getpagesize()  # bytes
@@ -177,6 +177,13 @@ class Pages:
         if self._held.empty:
             self._held = None
             host.let_go(self)
+
+    def split_cover(self, first: int, middle: int, last: int) -> None:
+        """Make two of one `cover` of first..last: first..middle-1 and middle..last."""
+        assert self._held is not None
+        self._held.covers.remove(Span(first, last))
+        self._held.covers.add(Span(first, middle - 1))
+        self._held.covers.add(Span(middle, last))
 
     @property
     def npinned(self) -> int:

@@ -1,8 +1,8 @@
 """From an ioctl's number and pointer to its handler, in the kernel's order of checks.
 
-A number outside the table: ENOTTY, nothing is read. Inside: the size is read (EFAULT), the whole number must match (ENOTTY), the size must
-reach min_size (EINVAL), what lies beyond the known struct must be zero (E2BIG), the struct is read (EFAULT). Then the row's own early
-checks (EOPNOTSUPP), then the handler. `HANDLERS` is the list of what is built: a row that is not in it answers EOPNOTSUPP.
+A number outside the table is VFIO's (vfio.py), or ENOTTY. Inside: the size is read (EFAULT), the whole number must match (ENOTTY), the size
+must reach min_size (EINVAL), what lies beyond the known struct must be zero (E2BIG), the struct is read (EFAULT). Then the row's own early
+checks (EOPNOTSUPP), then the handler.
 
 Ref: v7.3 main.c iommufd_fops_ioctl
 """
@@ -19,7 +19,7 @@ from ..engine.context import Context
 from ..errors import IoctlError
 from ..uapi import codec
 from ..uapi.table import BY_NUMBER, LAST_NUMBER, TEST_NUMBER, TEST_ROW, Row
-from . import dirty, fault, hw_info, hwpt, ioas, noiommu, objects, option, veventq, viommu
+from . import dirty, fault, hw_info, hwpt, ioas, noiommu, objects, option, veventq, vfio, viommu
 from .request import Caller, Descriptors, Origins, Request
 
 Handler = Callable[[Request], Awaitable[None]]
@@ -42,6 +42,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "IOAS_NOIOMMU_GET_PA": noiommu.ioas_noiommu_get_pa,
     "IOAS_UNMAP": ioas.ioas_unmap,
     "OPTION": option.option,
+    "VFIO_IOAS": vfio.vfio_ioas,
     "VIOMMU_ALLOC": viommu.viommu_alloc,
     "VDEVICE_ALLOC": viommu.vdevice_alloc,
     "VEVENTQ_ALLOC": veventq.veventq_alloc,
@@ -49,7 +50,6 @@ HANDLERS: Final[Mapping[str, Handler]] = {
 }
 
 TAIL_CHUNK: Final = 64 * 1024  # bytes of an over-long struct looked at in one go
-NOT_BUILT: Final = "iommud does not have this ioctl yet"
 
 
 class Dispatcher:
@@ -59,18 +59,18 @@ class Dispatcher:
         self._origins = origins
         self._descriptors = descriptors
         self._rows: dict[int, tuple[Row | None, Handler | None]] = {
-            number: (row, HANDLERS.get(row.name)) for number, row in BY_NUMBER.items()
+            number: (row, HANDLERS[row.name]) for number, row in BY_NUMBER.items()
         }
         if test_handler is not None:
             # The kernel's table then reaches to the test command, with a hole before it.
             self._rows.update((number, (None, None)) for number in range(LAST_NUMBER + 1, TEST_NUMBER))
             self._rows[TEST_NUMBER] = TEST_ROW, test_handler
 
-    async def dispatch(self, context: Context, caller: Caller, cmd: int, address: int) -> None:
-        """Carry out one ioctl; returns when it succeeded. IoctlError: what the client gets, and why."""
+    async def dispatch(self, context: Context, caller: Caller, cmd: int, address: int) -> int:
+        """Carry out one ioctl; returns its result when it succeeded. IoctlError: what the client gets, and why."""
         found = self._rows.get(cmd & 0xFF)
         if found is None:
-            raise IoctlError(ENOTTY, f"no ioctl has the number {cmd:#x}")
+            return await vfio.vfio_ioctl(context, caller, self._origins, self._descriptors, cmd, address)
         row, handler = found
         if not caller.resident(address, row.size if row is not None else 4):
             await caller.settle(address, row.size if row is not None else 4)
@@ -94,9 +94,9 @@ class Dispatcher:
         )
         if row.flags is not None or row.zero:
             _check_known(row, request)
-        if handler is None:
-            raise IoctlError(EOPNOTSUPP, NOT_BUILT)
+        assert handler is not None
         await handler(request)
+        return 0
 
 
 def _check_known(row: Row, request: Request) -> None:

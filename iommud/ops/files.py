@@ -20,7 +20,7 @@ from cuse_glue.node import OpenFile
 from ..engine.context import Context
 from ..engine.host import Host
 from ..errors import IoctlError
-from ..uapi.table import name_of
+from ..uapi.vfio_table import name_of
 from .descriptors import ALWAYS_READY, DescriptorBook
 from .dispatch import Dispatcher
 from .origins import ProcessOrigins
@@ -109,7 +109,7 @@ class IommuFile:
 
     async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
         try:
-            await self._device.dispatcher.dispatch(self.context, caller, cmd, arg)
+            return await self._device.dispatcher.dispatch(self.context, caller, cmd, arg)
         except IoctlError as refusal:
             why = self._device.options.why
             if why is not None:
@@ -118,7 +118,6 @@ class IommuFile:
         except Exception:
             log.exception("bug: %s of %s", name_of(cmd), caller.name())
             return -errno.EIO
-        return 0
 
     async def read(self, caller: Caller, size: int, nonblocking: bool) -> bytes:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

@@ -1,5 +1,6 @@
 """The IOAS_* ioctls: wire values into the engine's, in the kernel's order of checks. Ref: v7.3 ioas.c"""
 
+from collections.abc import Callable
 from errno import EBADF, EDEADLK, EFAULT, EINVAL, EMSGSIZE, ENOENT, EOPNOTSUPP, EOVERFLOW
 from typing import Final
 
@@ -181,26 +182,27 @@ async def ioas_unmap(request: Request) -> None:
         last = start + length - 1
         if last > U64_MAX:
             raise IoctlError(EOVERFLOW, f"IOVA {start:#x} + length {length:#x} is beyond 2^64 - 1")
+    counted: list[int] = []
     with request.context.objects.using(ioas, request):
-        unmapped = await unmap_range(ioas, start, last)
-    if not unmapped and not everything:
+        await unmap_range(ioas, start, last, counted.append)
+    cmd.length = sum(counted)
+    if not cmd.length and not everything:
         raise IoctlError(ENOENT, f"nothing is mapped in {start:#x}..{last:#x}")
-    cmd.length = unmapped
     request.respond()
 
 
-async def unmap_range(ioas: Ioas, start: int, last: int) -> int:
-    """Unmap the areas in start..last; returns the bytes. Accesses that have pinned an area are asked to let go first.
+async def unmap_range(ioas: Ioas, start: int, last: int, unmapped: Callable[[int], object]) -> None:
+    """Unmap the areas in start..last; `unmapped` is told the bytes as it goes. Accesses that have pinned an area are asked to let go first.
 
     EDEADLK: they do not. Others as IoPagetable.unmap. Ref: v7.3 io_pagetable.c iopt_unmap_iova_range
     """
-    unmapped, tries = 0, 0
+    tries = 0
     asked: Area | None = None
     position: int | None = start
     while position is not None:
         async with locked(ioas):
             count, position = ioas.iopt.unmap(position, last, UNMAP_AT_ONCE)
-        unmapped += count
+        unmapped(count)
         if position is None:
             break
         area = ioas.iopt.pinned_at(position)
@@ -215,7 +217,6 @@ async def unmap_range(ioas: Ioas, start: int, last: int) -> int:
                 await access.user.unmap(area.iova, area.length)
         if tries > UNMAP_TRIES:
             raise IoctlError(EDEADLK, f"{area} stays pinned by {', '.join(map(str, ioas.iopt.accesses))}")
-    return unmapped
 
 
 def _check_numbers(flags: int, **numbers: int) -> None:

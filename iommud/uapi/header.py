@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import cffi
 
-HEADERS: Final = ("linux/iommufd.h", "iommud/iommufd_test.h")
+HEADERS: Final = ("linux/iommufd.h", "iommud/iommufd_test.h", "linux/vfio.h")
 
 # What <linux/types.h> would bring. The aligned types need no attribute: on 64-bit machines they are aligned by nature.
 _TYPES: Final = """
@@ -80,7 +80,7 @@ def const(name: str) -> int:
 
 
 def ioctls() -> dict[str, int]:
-    """Every ioctl by the name of its macro: the commands of the uAPI, then IOMMU_TEST_CMD."""
+    """Every ioctl by the name of its macro: the commands of the uAPI, then IOMMU_TEST_CMD, then VFIO's."""
     return dict(_IOCTLS)
 
 
@@ -107,9 +107,10 @@ def offset_end(name: str, field: str) -> int:
 
 @cache
 def fields(name: str) -> Mapping[str, Field]:
-    """Every field, in the header's order.
+    """Every field, in the header's order, but for an array without a length at the end.
 
-    The members of an anonymous union count as the struct's own; those of a named one are there twice, as `dirty` and as `dirty.iova`.
+    The members of an anonymous union count as the struct's own; those of a named one are there twice, as `dirty` and as `dirty.iova`. A
+    member whose type has a name of its own is one field.
     """
     return MappingProxyType(dict(_walk(_struct(name), "", 0)))
 
@@ -125,9 +126,11 @@ def _walk(ctype: Any, prefix: str, base: int) -> list[tuple[str, Field]]:
     found: list[tuple[str, Field]] = []
     for name, member in ctype.fields or ():
         inner, offset = member.type, base + member.offset
+        if inner.kind == "array" and inner.length is None:
+            continue
         if name:
             found.append((prefix + name, Field(offset, ffi.sizeof(inner), _kind(inner))))
-        if inner.kind in ("struct", "union"):
+        if inner.kind in ("struct", "union") and "$" in inner.cname:
             found += _walk(inner, f"{prefix}{name}." if name else prefix, offset)
     return found
 

@@ -84,11 +84,3 @@ TEST_ROW: Final = op("TEST_CMD", "iommu_test_cmd", last="last")
 
 BY_NUMBER: Final[Mapping[int, Row]] = {row.number & 0xFF: row for row in ROWS}
 LAST_NUMBER: Final = max(BY_NUMBER)
-
-
-def name_of(cmd: int) -> str:
-    """The ioctl's name for people."""
-    row = BY_NUMBER.get(cmd & 0xFF)
-    if row is not None and row.number == cmd:
-        return f"IOMMU_{row.name}"
-    return "IOMMU_TEST_CMD" if cmd == TEST_ROW.number else f"ioctl {cmd:#x}"

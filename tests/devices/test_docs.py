@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from iommud.ops.ioas import unmap_range
-from tests.engine.fakes import P, errno_of, map_
+from tests.engine.fakes import P, errno_of, map_, unmap_range
 from tests.engine.world import World
 from tests.support import ROOT
 

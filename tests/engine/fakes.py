@@ -20,6 +20,7 @@ from iommud.engine.pages import PAGE_SIZE, AccountMode, Slice, file_slice, user_
 from iommud.engine.span import U64_MAX
 from iommud.engine.user_data import UserData
 from iommud.errors import IoctlError
+from iommud.ops import ioas as ops
 
 P = PAGE_SIZE
 RW = PROT_READ | PROT_WRITE
@@ -408,3 +409,10 @@ def hwpt_of(context: Context, number: int) -> HwptPaging:
 
 def gone(context: Context, obj: Object) -> bool:
     return errno_of(lambda: context.objects.get(obj.id, type(obj))) == ENOENT
+
+
+async def unmap_range(ioas: Ioas, start: int, last: int) -> int:
+    """How many bytes were unmapped."""
+    counted: list[int] = []
+    await ops.unmap_range(ioas, start, last, counted.append)
+    return sum(counted)

@@ -1,6 +1,7 @@
 """A model of the IO page table that is too simple to be wrong: plain lists, scanned from one end to the other."""
 
 from dataclasses import dataclass, field
+from errno import EINVAL
 
 from iommud.engine.pages import PAGE_SIZE
 from iommud.engine.span import U64_MAX
@@ -31,6 +32,20 @@ class ModelTable:
 
     def overlapping(self, start: int, last: int) -> list[ModelArea]:
         return sorted((a for a in self.areas if a.iova <= last and start <= a.last), key=lambda a: a.iova)
+
+    def cut(self, last: int) -> int:
+        """Two areas of one, the lower of which ends at `last`; the errno."""
+        for area in self.overlapping(last, last):
+            if last in (area.iova, area.last):
+                continue
+            done = last + 1 - area.iova
+            source, offset = area.source
+            if (last + 1) % self.alignment or (offset + done) % self.alignment:
+                return EINVAL
+            upper = ModelArea(last + 1, area.length - done, (source, offset + done), area.address + done, area.writable_pages, area.prot)
+            self.areas.append(upper)
+            area.length = done
+        return 0
 
     def taken(self) -> list[tuple[int, int]]:
         return sorted([(a.iova, a.last) for a in self.areas] + [(s, e) for s, e, _ in self.reserved])

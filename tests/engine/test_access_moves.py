@@ -9,10 +9,10 @@ from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
 from iommud.engine.ioas import Ioas
 from iommud.engine.span import U64_MAX
 from iommud.errors import IoctlError
-from iommud.ops.ioas import UNMAP_TRIES, unmap_range
+from iommud.ops.ioas import UNMAP_TRIES
 from tests.support import PATIENCE
 
-from .fakes import P, copy, errno_of, map_
+from .fakes import P, copy, errno_of, map_, unmap_range
 from .world import World
 
 

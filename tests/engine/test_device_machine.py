@@ -20,10 +20,9 @@ from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
 from iommud.engine.ioas import Ioas
 from iommud.engine.pages import AccountMode
 from iommud.engine.span import U64_MAX
-from iommud.ops.ioas import unmap_range
 
 from .device_model import MContext, MDevice, MHwpt, MIoas, MObject, Model, MPages, MUser, Refuse
-from .fakes import MOCK_PAGE_SIZES, RW, P, attach, copy, errno_of, map_, new_hwpt, replace
+from .fakes import MOCK_PAGE_SIZES, RW, P, attach, copy, errno_of, map_, new_hwpt, replace, unmap_range
 from .world import World, at_rest
 
 CONTEXTS = 2

@@ -19,8 +19,10 @@ from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
 from iommud.engine.ioas import Ioas
 from iommud.engine.pages import PAGE_SIZE, AccountMode, Origin, Pin, file_slice, user_slice
 from iommud.engine.span import U64_MAX, spans_of
+from iommud.engine.split import cut
 from iommud.errors import IoctlError
 
+from .fakes import errno_of
 from .model import ModelArea, ModelTable
 
 
@@ -249,7 +251,19 @@ class EngineMachine(RuleBasedStateMachine):
         except IoctlError as refusal:
             refused = refusal.errno
         assert refused == error
-        assert error or unmapped == gone
+        assert unmapped == gone
+
+    @rule(number=ids, lasts=st.lists(IOVAS, min_size=1, max_size=2))
+    def cut(self, number: int, lasts: list[int]) -> None:
+        table = self.model.get(number)
+        if table is None:
+            return
+        error = 0
+        for last in lasts:
+            error = table.cut(last)
+            if error:
+                break
+        assert errno_of(lambda: cut(self.context.ioas(number).iopt, lasts)) == error
 
     # --- what may be mapped ---
 

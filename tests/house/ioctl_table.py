@@ -9,6 +9,7 @@ from iommud.ops.dispatch import HANDLERS
 from iommud.ops.test_cmd import OPERATIONS
 from iommud.uapi.header import const
 from iommud.uapi.table import ROWS
+from iommud.uapi.vfio_table import VFIO_BY_NUMBER, VFIO_WITHOUT_STRUCT
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "ioctls.md"
@@ -17,6 +18,7 @@ FIRST_STEP = {
     1: "DESTROY IOAS_ALLOC IOAS_ALLOW_IOVAS IOAS_COPY IOAS_IOVA_RANGES IOAS_MAP IOAS_MAP_FILE IOAS_UNMAP OPTION",
     3: "FAULT_QUEUE_ALLOC GET_HW_INFO HWPT_ALLOC HWPT_GET_DIRTY_BITMAP HWPT_INVALIDATE HWPT_SET_DIRTY_TRACKING VIOMMU_ALLOC",
     4: "HW_QUEUE_ALLOC IOAS_CHANGE_PROCESS IOAS_NOIOMMU_GET_PA VDEVICE_ALLOC VEVENTQ_ALLOC",
+    5: "VFIO_IOAS",
 }
 SINCE = {name: step for step, names in FIRST_STEP.items() for name in names.split()}
 HEAD = """\
@@ -53,17 +55,28 @@ def test_of(constant: str) -> str:
 
 
 def ioctls() -> list[str]:
-    lines = ["| ioctl | number | struct, bytes | state | step | handler | test |", "|---|---|---|---|---|---|---|"]
+    lines = ["| ioctl | number | struct, bytes | step | handler | test |", "|---|---|---|---|---|---|"]
     for row in ROWS:
-        handler = HANDLERS.get(row.name)
-        state, step, where, judged = "**not built**: EOPNOTSUPP", "", "", ""
-        if handler is not None:
-            path = Path(inspect.getsourcefile(handler) or "")
-            state, step, where = "built", str(SINCE[row.name]), link(path, f"{path.stem}.{handler.__name__}")
-            judged = test_of(f"IOMMU_{row.name}")
-        lines.append(
-            f"| {row.name} | {row.number & 0xFF:#x} | {row.struct}, {row.min_size} to {row.size} | {state} | {step} | {where} | {judged} |"
-        )
+        handler = HANDLERS[row.name]
+        path = Path(inspect.getsourcefile(handler) or "")
+        where, judged = link(path, f"{path.stem}.{handler.__name__}"), test_of(f"IOMMU_{row.name}")
+        sizes = f"{row.struct}, {row.min_size} to {row.size}"
+        lines.append(f"| {row.name} | {row.number & 0xFF:#x} | {sizes} | {SINCE[row.name]} | {where} | {judged} |")
+    return lines
+
+
+def vfio() -> list[str]:
+    lines = [
+        "",
+        "VFIO's container ioctls, on the same file ([vfio.md](vfio.md)); all others of VFIO's are ENOTTY, as in Linux:",
+        "",
+        "| ioctl | number | argument | test |",
+        "|---|---|---|---|",
+    ]
+    argument = dict.fromkeys(VFIO_WITHOUT_STRUCT, "a number")
+    argument |= {number: f"{row.struct}, {row.min_size} or more" for number, row in VFIO_BY_NUMBER.items()}
+    names = dict(VFIO_WITHOUT_STRUCT) | {number: row.name for number, row in VFIO_BY_NUMBER.items()}
+    lines += [f"| {names[n]} | {n & 0xFF:#x} | {argument[n]} | {test_of(names[n])} |" for n in sorted(names)]
     return lines
 
 
@@ -84,7 +97,7 @@ def mock_operations() -> list[str]:
 
 
 def document() -> str:
-    return HEAD + "\n".join(ioctls() + mock_operations()) + "\n"
+    return HEAD + "\n".join(ioctls() + vfio() + mock_operations()) + "\n"
 
 
 def main(arguments: list[str]) -> int:

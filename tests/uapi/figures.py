@@ -5,8 +5,9 @@ reader of its own that knows neither cffi nor iommud. `measure` compiles a progr
 
     tests/uapi/figures.py TREE
 
-writes figures.json beside this file from the two headers of the kernel tree TREE: names found in the headers, figures measured from
-them. The committed table was made so, from Linux 7.3; nobody edits it.
+writes figures.json beside this file from the headers of the kernel tree TREE: names found in the headers, figures measured from
+them. Of VFIO's header iommud speaks a part; there the names are those of our own.
+The committed table was made so, from Linux 7.3; nobody edits it.
 
 A figure is under the name of what it tells of:
     IOMMU_IOAS_MAP          the value of an enumerator or macro
@@ -29,6 +30,8 @@ from pathlib import Path
 TABLE = Path(__file__).with_name("figures.json")
 UAPI = Path("include/uapi/linux/iommufd.h")  # in a kernel tree
 MOCK = Path("drivers/iommu/iommufd/iommufd_test.h")
+VFIO = Path("include/uapi/linux/vfio.h")
+OUR_VFIO = Path(__file__).parents[2] / "include" / "linux" / "vfio.h"
 
 Figures = Mapping[str, int | list[int | str]]
 
@@ -67,10 +70,11 @@ class Names:
 
 @dataclass(frozen=True)
 class Kernel:
-    """The kernel's headers. `mock` is the selftests' own, which only a tree of the kernel's source has."""
+    """The kernel's headers. `mock` is the selftests' own, which only a tree of the kernel's source has. `vfio` may be missing."""
 
     uapi: Path
     mock: Path | None
+    vfio: Path | None
 
     def unpack(self, into: Path) -> list[Path]:
         """Places the headers in `into`, an include path without the rest of the kernel's; what to include, in order."""
@@ -80,6 +84,9 @@ class Kernel:
         if self.mock:
             headers.append(into / "iommufd_test.h")
             shutil.copy(self.mock, headers[1])
+        if self.vfio:
+            headers.append(into / "linux" / "vfio.h")
+            shutil.copy(self.vfio, headers[-1])
         return headers
 
 
@@ -116,10 +123,10 @@ def _enumerators(tokens: Iterator[str]) -> list[str]:
 
 
 def _members(tokens: Iterator[str]) -> list[str]:
-    """The fields up to the closing brace. A member's name is the last word before its `;` or `[`."""
+    """The fields up to the closing brace. A member's name is the last word before its `;` or `[`; one with `[]` is left out."""
     found: list[str] = []
     inner: list[str] = []
-    name = ""
+    name = length = ""
     in_bracket = False
     for token in tokens:
         match token:
@@ -127,12 +134,16 @@ def _members(tokens: Iterator[str]) -> list[str]:
                 return found
             case "{":
                 inner, name = _members(tokens), ""
+            case "]" if in_bracket and not length:
+                in_bracket, name = False, ""
             case "[" | "]":
-                in_bracket = token == "["
+                in_bracket, length = token == "[", ""
             case ";":
                 found += [name, *(f"{name}.{field}" for field in inner)] if name else inner
                 inner, name = [], ""
-            case _ if not in_bracket:
+            case _ if in_bracket:
+                length = token
+            case _:
                 name = token
     raise ValueError("a struct has no end")
 
@@ -151,7 +162,7 @@ def program(names: Names, headers: Sequence[Path]) -> str:
 
 def compile_c(text: str, include: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     """Runs the C compiler on `text`, with `include` before the system's headers; its complaints are the result's stdout."""
-    command = [os.environ.get("CC", "cc"), "-std=c11", "-Wall", "-Wextra", "-I", str(include), *options, "-xc", "-"]
+    command = [os.environ.get("CC", "cc"), "-std=c11", "-Wall", "-Wextra", "-D__user=", "-I", str(include), *options, "-xc", "-"]
     return subprocess.run(
         command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=120
     )
@@ -176,12 +187,12 @@ def measure_kernel(kernel: Kernel) -> Figures:
         headers = kernel.unpack(include)
         names = Names()
         for header in headers:
-            names.add(names_in(header.read_text()))
+            names.add(names_in((OUR_VFIO if header.name == VFIO.name else header).read_text()))
         return measure(names, headers, include)
 
 
 def main(tree: Path) -> None:
-    figures = measure_kernel(Kernel(tree / UAPI, tree / MOCK))
+    figures = measure_kernel(Kernel(tree / UAPI, tree / MOCK, tree / VFIO))
     lines = (f"{json.dumps(name)}: {json.dumps(figure)}" for name, figure in figures.items())
     TABLE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     print(f"{TABLE}: {len(figures)} figures")

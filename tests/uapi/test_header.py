@@ -17,10 +17,21 @@ import pytest
 
 from iommud.uapi import header
 
-from .figures import MOCK, TABLE, UAPI, Figures, Kernel, Names, compile_c, measure, measure_kernel, names_in
+from .figures import MOCK, TABLE, UAPI, VFIO, Figures, Kernel, Names, compile_c, measure, measure_kernel, names_in
 
 OURS = [header.INCLUDE / name for name in header.HEADERS]
 NO_KERNEL = "the kernel's header is not here: LINUX_SRC=<a tree of Linux 7.3> names it (the table was compared)"
+
+
+VFIO_NUMBERS = {
+    "GET_API_VERSION": 100,
+    "CHECK_EXTENSION": 101,
+    "SET_IOMMU": 102,
+    "IOMMU_GET_INFO": 112,
+    "IOMMU_MAP_DMA": 113,
+    "IOMMU_UNMAP_DMA": 114,
+    "IOMMU_DIRTY_PAGES": 117,
+}
 
 
 def find_kernel() -> Kernel | None:
@@ -31,14 +42,14 @@ def find_kernel() -> Kernel | None:
         trees = [cache / "iommud" / "linux-7.3", *Path("/usr/src").glob("linux-*7.3*")]
     for root in trees:
         if (root / UAPI).is_file():
-            return Kernel(root / UAPI, root / MOCK if (root / MOCK).is_file() else None)
+            return Kernel(root / UAPI, *(root / part if (root / part).is_file() else None for part in (MOCK, VFIO)))
     if tree:
         raise ValueError(f"LINUX_SRC={tree} has no {UAPI}")
     system, version = Path("/usr/include/linux/iommufd.h"), Path("/usr/include/linux/version.h")
     if system.is_file() and version.is_file():
         code = re.search(r"LINUX_VERSION_CODE (\d+)", version.read_text())
         if code and int(code[1]) >> 8 == 7 << 8 | 3:
-            return Kernel(system, None)
+            return Kernel(system, None, system.with_name("vfio.h"))
     return None
 
 
@@ -113,11 +124,12 @@ def test_the_kernels_header_has_nothing_that_the_table_has_not(kernel: Kernel, t
 
 @pytest.mark.parametrize("name", header.HEADERS)
 def test_a_c_program_compiles_with_ours_alone(name: str) -> None:
-    text = f"#include <{name}>\nint main(void) {{ return IOMMU_IOAS_MAP == 0; }}\n"
+    known = "VFIO_IOMMU_MAP_DMA" if name == VFIO.relative_to("include/uapi").as_posix() else "IOMMU_IOAS_MAP"
+    text = f"#include <{name}>\nint main(void) {{ return {known} == 0; }}\n"
     done = compile_c(text, header.INCLUDE, "-Wpedantic", "-Werror", "-fsyntax-only")
     assert (done.returncode, done.stdout) == (0, "")
     used = compile_c(text, header.INCLUDE, "-M")
-    assert str(OURS[0]) in used.stdout.split()
+    assert str(header.INCLUDE / name) in used.stdout.split()
 
 
 @pytest.mark.parametrize("ours_first", [False, True])
@@ -138,7 +150,8 @@ def test_every_command_has_one_ioctl() -> None:
     }
     assert len(commands) == 22
     commands["TEST_CMD"] = 0x3BA0
-    assert header.ioctls() == {f"IOMMU_{name}": number for name, number in commands.items()}
+    ours = {f"IOMMU_{name}": number for name, number in commands.items()}
+    assert header.ioctls() == ours | {f"VFIO_{name}": 0x3B00 + number for name, number in VFIO_NUMBERS.items()}
 
 
 def test_offset_end_is_where_a_short_struct_may_stop() -> None:
