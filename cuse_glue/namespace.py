@@ -56,14 +56,23 @@ def add_file(directory: str, name: str) -> str:
 
     Returns its path. To be called in a private namespace. Raises OSError.
     """
+    return _add(directory, name, is_directory=False)
+
+
+def add_directory(directory: str, name: str) -> str:
+    """As `add_file`, for a directory to add something to."""
+    return _add(directory, name, is_directory=True)
+
+
+def _add(directory: str, name: str, *, is_directory: bool) -> str:
     path = os.path.join(directory, name)
     with os.scandir(directory) as entries:
         # From the directory alone: a stat would fail on a stale mount or one that is not for us.
         kinds = {entry.name: (entry.is_symlink(), entry.is_dir(follow_symlinks=False)) for entry in entries}
-    if kinds.get(name) == (False, False):
+    if kinds.get(name) == (False, is_directory):
         return path
     here = _here_below(directory)
-    _lay_anew(directory, name)
+    _lay_anew(directory, name, is_directory)
     if here is not None:
         os.chdir(here)
     return path
@@ -77,7 +86,7 @@ def _here_below(directory: str) -> str | None:
     return here if os.path.commonpath((here, directory)) == directory else None
 
 
-def _lay_anew(directory: str, name: str) -> None:
+def _lay_anew(directory: str, name: str, is_directory: bool) -> None:
     old = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         status = os.fstat(old)
@@ -87,7 +96,12 @@ def _lay_anew(directory: str, name: str) -> None:
             for entry in entries:
                 if entry.name != name:
                     _bind(entry, os.path.join(directory, entry.name))
-        os.close(os.open(os.path.join(directory, name), os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        place = os.path.join(directory, name)
+        if is_directory:
+            os.mkdir(place)
+            os.chmod(place, 0o755)  # whatever the umask
+        else:
+            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         _dress(directory, status, writable)
     finally:
         os.close(old)

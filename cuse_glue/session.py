@@ -12,7 +12,7 @@ What is answered is the file's (`node.py`).
 import errno
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -209,3 +209,23 @@ class Session:
 _GONE: Final = (errno.ENOENT, errno.ENODEV, errno.EPERM)  # the client, or the mount
 _WITHOUT_REPLY: Final = frozenset((wire.FORGET, wire.BATCH_FORGET, wire.INTERRUPT))
 _INITIAL: Final = (wire.INIT, wire.CUSE_INIT)
+
+
+async def serve_together(sessions: Sequence[Session], ready: Callable[[], None]) -> None:
+    """Serve until one of them ends, which ends all. `ready` is called once, when each can be opened."""
+    waiting = len(sessions)
+
+    def one_is_ready() -> None:
+        nonlocal waiting
+        waiting -= 1
+        if not waiting:
+            ready()
+
+    async def serve(session: Session) -> None:
+        await session.serve(one_is_ready)
+        for other in sessions:
+            other.close()
+
+    async with trio.open_nursery() as nursery:
+        for session in sessions:
+            nursery.start_soon(serve, session)

@@ -27,6 +27,7 @@ class Settings:
     """What both commands share."""
 
     mock: bool = False
+    vfio: bool = False
     why: bool = False
     log_level: str = "warning"
 
@@ -43,7 +44,7 @@ def main() -> NoReturn:
     arguments, unknown = _parser().parse_known_args()
     if unknown:
         arguments.parser.error(f"what is {' '.join(unknown)}?")
-    settings = Settings(mock=arguments.mock, why=arguments.why, log_level=arguments.log_level)
+    settings = Settings(mock=arguments.mock, vfio=arguments.vfio, why=arguments.why, log_level=arguments.log_level)
     if arguments.action == "run":
         from .run import run
 
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="one line on stderr for each refused ioctl: who, which, errno, and the broken rule",
     )
+    shared.add_argument("--vfio", action="store_true", help="serve /dev/vfio/vfio as well, VFIO's type1 container for old programs")
     shared.add_argument("--mock", action="store_true", help="serve the test ioctl of the kernel's selftests as well")
     shared.add_argument(
         "--log-level", choices=LOG_LEVELS, default="warning", help="from which level on to log (default: warning)"
@@ -87,7 +89,7 @@ def _add_run(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, An
         "run",
         parents=[shared],
         help="run a program that sees a private /dev/iommu",
-        usage="iommud run [--why] [--mock] [--log-level LEVEL] [--] COMMAND [ARGUMENT ...]",
+        usage="iommud run [--why] [--vfio] [--mock] [--log-level LEVEL] [--] COMMAND [ARGUMENT ...]",
         description="Run COMMAND with a private /dev/iommu. Pid, exit status, signals and terminal are its own.\n"
         "Without root, a user namespace is used: files of others show as owned by `nobody` in there.",
         epilog="exit status: COMMAND's; 125: iommud failed, 126: COMMAND cannot be executed, 127: it is not found",

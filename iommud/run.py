@@ -35,6 +35,8 @@ LAST_WORDS: Final = 1.0  # seconds in which the log of a connection that ends wi
 NAME: Final = "iommu"
 DIRECTORY: Final = "/dev"
 MODE: Final = 0o660  # what the kernel gives /dev/iommu
+VFIO: Final = "vfio"  # of the directory, and of the file in it
+VFIO_MODE: Final = 0o666
 
 
 def run(command: list[str], settings: "Settings") -> NoReturn:
@@ -44,11 +46,12 @@ def run(command: list[str], settings: "Settings") -> NoReturn:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     _fork_daemon(theirs, settings)
     theirs.close()
-    path = _give_device(ours)
+    paths = _give_devices(ours, settings)
     try:
         is_ready = bool(ours.recv(1))
         # Until the kernel has asked for the owner it takes root for it, and where root has no name it lets nobody write.
-        os.stat(path)
+        for path in paths:
+            os.stat(path)
     except OSError:
         is_ready = False
     if not is_ready:
@@ -56,25 +59,30 @@ def run(command: list[str], settings: "Settings") -> NoReturn:
     _become(command)
 
 
-def _give_device(daemon: socket.socket) -> str:
+def _give_devices(daemon: socket.socket, settings: "Settings") -> list[str]:
+    """Make the files, mount on them, and send the daemon the connections. Returns the paths."""
     from cuse_glue import mount, namespace
 
     try:
         namespace.enter()
-        fuse = mount.open_fuse()  # in the new namespace: the kernel wants the one who mounts it to have opened it there
-        path = namespace.add_file(DIRECTORY, NAME)
-        mount.mount_fuse(fuse, path, name="iommud", mode=MODE)
+        paths = [namespace.add_file(DIRECTORY, NAME)]
+        if settings.vfio:
+            paths.append(namespace.add_file(namespace.add_directory(DIRECTORY, VFIO), VFIO))
+        # In the new namespace: the kernel wants the one who mounts a connection to have opened it there.
+        connections = [mount.open_fuse() for _ in paths]
+        for fuse, path, mode in zip(connections, paths, (MODE, VFIO_MODE), strict=False):
+            mount.mount_fuse(fuse, path, name="iommud", mode=mode)
         pidfd = os.pidfd_open(os.getpid())
-        socket.send_fds(daemon, [b"fuse, pidfd"], [fuse, pidfd])
-        os.close(fuse)
-        os.close(pidfd)
-        return path
+        socket.send_fds(daemon, [b"pidfd, fuse ..."], [pidfd, *connections])
+        for fd in (pidfd, *connections):
+            os.close(fd)
+        return paths
     except mount.Unusable as error:
         _fail(FAILED, str(error))
     except BrokenPipeError:
         _fail(FAILED, "the daemon ended before it was ready")
     except OSError as error:
-        _fail(FAILED, f"a private {DIRECTORY}/{NAME} cannot be made: {error}")
+        _fail(FAILED, f"a private {DIRECTORY} with its devices cannot be made: {error}")
 
 
 def _become(command: list[str]) -> NoReturn:
@@ -158,16 +166,18 @@ def _serve(connection: socket.socket, settings: "Settings") -> int:
     import trio
 
     from cuse_glue.node import Attributes
-    from cuse_glue.session import Session
+    from cuse_glue.session import Session, serve_together
 
-    from .ops.files import IommuDevice, Options, calm_collector
+    from .ops.files import IommuDevice, Options, VfioContainer, calm_collector
 
-    message, descriptors, _, _ = socket.recv_fds(connection, 64, 2)
+    message, descriptors, _, _ = socket.recv_fds(connection, 64, 3)
     if not message:
         return FAILED  # the other side has said why
-    fuse, pidfd = descriptors
+    pidfd, fuse, *vfio = descriptors
     device = IommuDevice(Options(mock=settings.mock, why=stderr.write_line if settings.why else None))
-    session = Session(fuse, device, Attributes(mode=MODE, uid=os.geteuid(), gid=os.getegid()), mapped=device.mapped)
+    owner = os.geteuid(), os.getegid()
+    sessions = [Session(fuse, device, Attributes(MODE, *owner), mapped=device.mapped)]
+    sessions += [Session(fd, VfioContainer(device), Attributes(VFIO_MODE, *owner)) for fd in vfio]
 
     def ready() -> None:
         with connection:
@@ -187,13 +197,13 @@ def _serve(connection: socket.socket, settings: "Settings") -> int:
     async def stop() -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for _ in signals:
-                session.close()
+                sessions[0].close()
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(hang_up)
             nursery.start_soon(stop)
-            await session.serve(ready)
+            await serve_together(sessions, ready)
             nursery.cancel_scope.cancel()
         device.shutdown()
 

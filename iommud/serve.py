@@ -31,6 +31,8 @@ log: Final = logging.getLogger("iommud.serve")
 
 CUSE_DEVICE: Final = "/dev/cuse"
 NAME: Final = "iommu"
+VFIO: Final = "vfio/vfio"  # beside it
+VFIO_MODE: Final = 0o666  # what the kernel gives it: it does nothing without a device
 SOURCE: Final = "iommud"
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 EMPTY_FILE_MODE: Final = 0  # nothing else makes files like that, so a left one is known as ours
@@ -55,37 +57,70 @@ def serve(place: Place, settings: "Settings") -> int:
         with ExitStack() as stack:
             gid = _gid(place.group)
             if place.fuse is None and (place.cuse is not None or os.path.exists(CUSE_DEVICE)):
-                name = place.cuse or NAME
-                fd = stack.enter_context(_cuse(name))
-                _serve(fd, settings, place.mode, gid, f"/dev/{name} (CUSE)", cuse_name=name)
+                doors = _cuse_doors(stack, place.cuse or NAME, place.mode, settings.vfio)
             else:
-                path = os.path.realpath(place.fuse or f"/dev/{NAME}")
-                fd = stack.enter_context(_fuse(path, place.mode))
-                _serve(fd, settings, place.mode, gid, f"{path} (FUSE)")
+                doors = _fuse_doors(stack, os.path.realpath(place.fuse or f"/dev/{NAME}"), place.mode, settings.vfio)
+            _serve(doors, settings, gid)
     except Unusable as error:
         stderr.write_line(f"iommud: {error}")
         return 1
     return 0
 
 
-def _serve(fd: int, settings: "Settings", mode: int, gid: int, where: str, cuse_name: str | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A connection to the kernel, and what clients open to reach it; `cuse_name` where that is a character device."""
+
+    fd: int
+    where: str
+    mode: int
+    cuse_name: str | None = None
+
+
+def _cuse_doors(stack: ExitStack, name: str, mode: int, vfio: bool) -> list[Door]:
+    names = [(name, mode), (VFIO, VFIO_MODE)] if vfio else [(name, mode)]
+    return [Door(stack.enter_context(_cuse(each)), f"/dev/{each} (CUSE)", mode, each) for each, mode in names]
+
+
+def _fuse_doors(stack: ExitStack, path: str, mode: int, vfio: bool) -> list[Door]:
+    doors = [Door(stack.enter_context(_fuse(path, mode)), f"{path} (FUSE)", mode)]
+    if vfio:
+        beside = os.path.join(os.path.dirname(path), VFIO)
+        stack.enter_context(_directory(os.path.dirname(beside)))
+        doors.append(Door(stack.enter_context(_fuse(beside, VFIO_MODE)), f"{beside} (FUSE)", VFIO_MODE))
+    return doors
+
+
+def _serve(doors: list[Door], settings: "Settings", gid: int) -> None:
     import trio
 
-    from cuse_glue.node import Attributes
-    from cuse_glue.session import Session
+    from cuse_glue.node import Attributes, Opener
+    from cuse_glue.session import Session, serve_together
 
-    from .ops.files import IommuDevice, Options, calm_collector
+    from .ops.files import IommuDevice, Options, VfioContainer, calm_collector
 
+    where = ", ".join(door.where for door in doors)
     device = IommuDevice(Options(mock=settings.mock, why=stderr.write_line if settings.why else None))
-    session = Session(fd, device, Attributes(mode=mode, uid=os.geteuid(), gid=gid), cuse_name=cuse_name, mapped=device.mapped)
+    openers: tuple[Opener, Opener] = device, VfioContainer(device)
+    sessions = [
+        Session(
+            door.fd,
+            opener,
+            Attributes(mode=door.mode, uid=os.geteuid(), gid=gid),
+            cuse_name=door.cuse_name,
+            mapped=device.mapped if opener is device else None,
+        )
+        for door, opener in zip(doors, openers, strict=False)
+    ]
     asked_to_stop = False
     is_ready = False
 
     def ready() -> None:
         nonlocal is_ready
         is_ready = True
-        if cuse_name is not None:
-            _dress_node(cuse_name, mode, gid)
+        for door in doors:
+            if door.cuse_name is not None:
+                _dress_node(door.cuse_name, door.mode, gid)
         stderr.write_line(f"iommud: serving {where}")
         notify(f"READY=1\nSTATUS=Serving {where}")
 
@@ -96,12 +131,12 @@ def _serve(fd: int, settings: "Settings", mode: int, gid: int, where: str, cuse_
             async for _ in signals:
                 asked_to_stop = True
                 notify("STOPPING=1")
-                session.close()
+                sessions[0].close()
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(stop)
-            await session.serve(ready)
+            await serve_together(sessions, ready)
             nursery.cancel_scope.cancel()
         device.shutdown()
 
@@ -133,6 +168,26 @@ def _fuse(path: str, mode: int) -> Iterator[int]:
         except FileNotFoundError:
             pass  # somebody cleaned up before us
         os.close(lock)
+
+
+@contextmanager
+def _directory(path: str) -> Iterator[None]:
+    """A directory, made if it is not there, and then taken away again if nobody has put anything into it. Raises Unusable."""
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        yield
+        return
+    except OSError as error:
+        raise Unusable(f"{path} cannot be made: {error.strerror}") from None
+    try:
+        os.chmod(path, 0o755)  # whatever the umask
+        yield
+    finally:
+        try:
+            os.rmdir(path)
+        except OSError as error:
+            log.info("%s stays: %s", path, error.strerror)
 
 
 def _claim(path: str) -> int:

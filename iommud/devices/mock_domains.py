@@ -16,8 +16,8 @@ from ..engine.viommu import Viommu
 from ..errors import IoctlError
 
 MOCK_PAGE_SIZE: Final = 2048  # bytes
-# What the mock's page table can map: 2 KiB, and its powers of two up to the whole address space, as the kernel's generic table has it.
-MOCK_PAGE_SIZES: Final = ((1 << 51) - 1) & ~(MOCK_PAGE_SIZE - 1)
+# What the mock's page table can map: 2 KiB, and its powers of two up to 64 GiB, which VFIO_IOMMU_GET_INFO shows.
+MOCK_PAGE_SIZES: Final = ((1 << 37) - 1) & ~(MOCK_PAGE_SIZE - 1)
 APERTURE_START: Final = 1 << 24
 APERTURE_LAST: Final = (1 << 31) - 1
 # The other kind of table: 1 MiB, and the system's page, without which nothing could be mapped.

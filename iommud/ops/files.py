@@ -79,6 +79,19 @@ class IommuDevice:
         self._origins.forget_callers()
 
 
+class VfioContainer:
+    """What a session serves as /dev/vfio/vfio: the same, but that pins are counted as VFIO always did, against the process."""
+
+    def __init__(self, device: IommuDevice) -> None:
+        self._device = device
+
+    def open(self, caller: Caller, flags: int) -> OpenFile:
+        file = self._device.open(caller, flags)
+        if isinstance(file, IommuFile):
+            file.context.set_rlimit_mode(1)  # Ref: v7.3 main.c iommufd_fops_open
+        return file
+
+
 class ShownFile:
     """What of devices can be mapped through the file, as a session wants it (cuse_glue.mapped.Mapped)."""
 

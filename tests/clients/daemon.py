@@ -12,13 +12,13 @@ from tests.support import IOMMUD, PATIENCE, mounts_at, wait_for_input
 class Daemon:
     """An `iommud serve --fuse` in a test, and what can be seen of it from outside."""
 
-    def __init__(self, path: str, connections: Path, *flags: str) -> None:
+    def __init__(self, path: str, connections: Path, *flags: str, also: str = "") -> None:
         self.path = path
         self._connections = connections
         self.process = subprocess.Popen([IOMMUD, "serve", "--fuse", path, *flags], stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         wait_for_input(self.process.stderr.fileno(), "the daemon's first line")
-        assert self.process.stderr.readline() == f"iommud: serving {path} (FUSE)\n"
+        assert self.process.stderr.readline() == f"iommud: serving {path} (FUSE){also}\n"
 
     def descriptors(self) -> list[str]:
         """What its descriptors are, without their numbers."""

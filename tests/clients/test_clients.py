@@ -20,6 +20,9 @@ CLIENTS = sorted(path.stem for path in SOURCES.glob("*.c") if path.stem not in P
 # over all errnos and all values written back. To find the first answer that differs, compare the output with --trace.
 LINUX_ANSWERS = {1: "c24f8cee06e4c201", 2: "e09a0082dd729848", 3: "979cb86a70c22b10"}
 
+# The same for every command and the mock device's operations: `fuzz_devices --alone --calls 30000 --seed N`.
+LINUX_DEVICE_ANSWERS = {11: "b50a639421e3e952", 12: "f1c1dda41a31b6f1", 13: "8fdaf9179e4c01eb"}
+
 
 def judge(command: list[str]) -> None:
     """Run a client; show what it found wrong."""
@@ -52,9 +55,19 @@ def test_rlimit_mode_with_its_capability() -> None:
     judge([*to_set_rlimit_mode(), *RUN, build("option"), "--privileged"])
 
 
-@pytest.mark.parametrize("seed", LINUX_ANSWERS)
-def test_random_calls_are_answered_as_by_linux(seed: int) -> None:
-    command = [*RUN, build("fuzz"), "--areas", "--calls", "50000", "--threads", "1", "--seed", str(seed), "/dev/iommu"]
+def last_line(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert done.stdout.splitlines()[-1] == f"thread 0: checksum {LINUX_ANSWERS[seed]}"
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("seed", LINUX_ANSWERS)
+def test_random_calls_are_answered_as_by_linux(seed: int) -> None:
+    said = last_line(*RUN, build("fuzz"), "--areas", "--calls", "50000", "--threads", "1", "--seed", str(seed), "/dev/iommu")
+    assert said == f"thread 0: checksum {LINUX_ANSWERS[seed]}"
+
+
+@pytest.mark.parametrize("seed", LINUX_DEVICE_ANSWERS)
+def test_random_calls_with_devices_are_answered_as_by_linux(seed: int) -> None:
+    command = [build("fuzz_devices"), "--alone", "--calls", "30000", "--seed", str(seed), "/dev/iommu"]
+    assert last_line(IOMMUD, "run", "--mock", "--", *command) == f"checksum {LINUX_DEVICE_ANSWERS[seed]}"

@@ -24,7 +24,7 @@ from iommud.ops import ioas as ops
 
 P = PAGE_SIZE
 RW = PROT_READ | PROT_WRITE
-MOCK_PAGE_SIZES = ((1 << 51) - 1) & ~2047  # 2 KiB and its multiples
+MOCK_PAGE_SIZES = ((1 << 37) - 1) & ~2047  # 2 KiB and its multiples
 T = TypeVar("T")
 
 

@@ -97,6 +97,33 @@ def test_serves_and_leaves_nothing(start: Start, path: str, probe: str, number: 
     assert server.said() == f"iommud: serving {path} (FUSE)\n"
 
 
+def test_vfio_is_beside_it(start: Start, path: str, probe: str) -> None:
+    vfio = os.path.join(os.path.dirname(path), "vfio", "vfio")
+    server = start("--fuse", path, "--vfio").wait_ready()
+    assert subprocess.check_output([probe, "once", path]) == b"ioas 1\nrefused 2\n"
+    assert subprocess.check_output([probe, "once", vfio]) == b"ioas 1\nrefused 2\n"
+    assert stat.S_IMODE(os.stat(vfio).st_mode) == 0o666
+    assert server.stop() == 0
+    assert os.listdir(os.path.dirname(path)) == []
+    assert server.said() == f"iommud: serving {path} (FUSE), {vfio} (FUSE)\n"
+
+
+def test_vfios_directory_stays_if_others_are_in_it(start: Start, path: str) -> None:
+    directory = os.path.join(os.path.dirname(path), "vfio")
+    os.mkdir(directory)
+    assert start("--fuse", path, "--vfio").wait_ready().stop() == 0
+    assert os.listdir(directory) == []
+
+
+def test_refuses_somebody_elses_vfio(path: str) -> None:
+    directory = os.path.join(os.path.dirname(path), "vfio")
+    os.mkdir(directory)
+    Path(directory, "vfio").write_text("a file")
+    assert f"{directory}/vfio is there already" in refusal(IOMMUD, "serve", "--fuse", path, "--vfio")
+    assert Path(directory, "vfio").read_text() == "a file"
+    assert not os.path.exists(path)
+
+
 def test_stopped_before_it_is_ready_it_leaves_nothing(start: Start, path: str) -> None:
     server = start("--fuse", path)
     while not mounts_at(path):

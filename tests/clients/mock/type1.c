@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+/*
+ * type1 [PATH]: what a userspace driver does when it starts, by VFIO's documentation: it checks what
+ * the container can do, sets the IOMMU, asks for the IOVAs it may use, maps a ring and a thousand
+ * buffers, and takes all of it down. PATH: the container, else /dev/vfio/vfio. Instead of VFIO's
+ * group the kernel's mock device is attached, which is the one step that knows it is a test.
+ */
+#include "../vfio.h"
+
+#include "mock.h"
+
+#define RING (256 * PAGE)
+#define BUFFER PAGE /* in all less than the usual RLIMIT_MEMLOCK, 8 MiB */
+#define BUFFERS 1000
+#define BOTH (VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE)
+
+/* Capabilities are found by their offset; returns the one of this kind. */
+static void *capability(struct vfio_iommu_type1_info *info, uint16_t id)
+{
+	struct vfio_info_cap_header *header;
+	uint32_t at;
+
+	for (at = info->cap_offset; at; at = header->next) {
+		header = (void *)((char *)info + at);
+		if (header->id == id)
+			return header;
+	}
+	return NULL;
+}
+
+/* The struct again, with as much room as all of it takes. */
+static struct vfio_iommu_type1_info *whole_info(int container)
+{
+	struct vfio_iommu_type1_info first = { .argsz = sizeof(first) }, *info;
+
+	CHECK_OK(call(container, VFIO_IOMMU_GET_INFO, &first), "info");
+	CHECK_TRUE(first.flags & VFIO_IOMMU_INFO_PGSIZES, "with page sizes");
+	CHECK_TRUE(first.flags & VFIO_IOMMU_INFO_CAPS, "and capabilities");
+	CHECK_EQ(first.cap_offset, 0, "for which there was no room");
+	info = calloc(1, first.argsz);
+	NEED(info);
+	info->argsz = first.argsz;
+	CHECK_OK(call(container, VFIO_IOMMU_GET_INFO, info), "info, and the capabilities");
+	CHECK_EQ(info->argsz, first.argsz, "as much as before");
+	return info;
+}
+
+/* Where everything can be placed. */
+static uint64_t first_iova(struct vfio_iommu_type1_info *info, uint64_t length)
+{
+	struct vfio_iommu_type1_info_cap_iova_range *ranges =
+		capability(info, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE);
+	uint32_t i;
+
+	NEED(ranges);
+	for (i = 0; i < ranges->nr_iovas; i++) {
+		printf("# IOVAs %#llx to %#llx\n", (unsigned long long)ranges->iova_ranges[i].start,
+		       (unsigned long long)ranges->iova_ranges[i].end);
+		if (ranges->iova_ranges[i].end - ranges->iova_ranges[i].start >= length)
+			return ranges->iova_ranges[i].start;
+	}
+	NEED(!"no range is long enough");
+	return 0;
+}
+
+static void start_up(int container, unsigned long kind)
+{
+	struct vfio_iommu_type1_info_dma_avail *avail;
+	struct vfio_iommu_type1_info *info;
+	char *ring = new_pages(RING / PAGE), *buffers = new_pages(BUFFERS * BUFFER / PAGE);
+	uint64_t iova, size;
+	unsigned int i, mapped = 0, gone = 0;
+
+	CHECK_EQ((uint64_t)ask(container, VFIO_GET_API_VERSION, 0), VFIO_API_VERSION, "version");
+	CHECK_EQ((uint64_t)ask(container, VFIO_CHECK_EXTENSION, kind), 1, "the kind is there");
+	CHECK_OK(ask(container, VFIO_SET_IOMMU, kind), "set it");
+	info = whole_info(container);
+	printf("# page sizes %#llx\n", (unsigned long long)info->iova_pgsizes);
+	CHECK_TRUE(info->iova_pgsizes & PAGE, "pages of the system's size");
+	avail = capability(info, VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL);
+	CHECK_TRUE(avail && avail->avail > BUFFERS, "enough mappings");
+	iova = first_iova(info, RING + BUFFERS * BUFFER);
+	CHECK_OK(map_dma(container, (uintptr_t)ring, iova, RING, BOTH), "the ring");
+	for (i = 0; i < BUFFERS; i++)
+		mapped += map_dma(container, (uintptr_t)buffers + i * BUFFER,
+				  iova + RING + i * BUFFER, BUFFER, BOTH) == 0;
+	CHECK_EQ(mapped, BUFFERS, "the buffers");
+	CHECK_ERR(EEXIST, map_dma(container, (uintptr_t)ring, iova, PAGE, BOTH), "not twice");
+	for (i = 0; i < BUFFERS; i += 2) {
+		size = BUFFER;
+		gone += unmap_dma(container, iova + RING + i * BUFFER, &size, 0) == 0 &&
+			size == BUFFER;
+	}
+	CHECK_EQ(gone, BUFFERS / 2, "every other buffer goes");
+	size = PAGE;
+	if (kind == VFIO_TYPE1_IOMMU) {
+		CHECK_OK(unmap_dma(container, iova + PAGE, &size, 0), "a page of the ring");
+		CHECK_EQ(size, PAGE, "one");
+	} else {
+		CHECK_ERR(ENOENT, unmap_dma(container, iova + PAGE, &size, 0), "the ring is one");
+		CHECK_EQ(size, 0, "nothing");
+	}
+	size = 0;
+	if (ask(container, VFIO_CHECK_EXTENSION, VFIO_UNMAP_ALL) == 1)
+		CHECK_OK(unmap_dma(container, 0, &size, VFIO_DMA_UNMAP_FLAG_ALL), "all");
+	CHECK_EQ(size, RING + BUFFERS / 2 * BUFFER - (kind == VFIO_TYPE1_IOMMU ? PAGE : 0),
+		 "all that was left");
+	free(info);
+	munmap(ring, RING);
+	munmap(buffers, BUFFERS * BUFFER);
+}
+
+int main(int argc, char **argv)
+{
+	static const unsigned long kinds[] = { VFIO_TYPE1v2_IOMMU, VFIO_TYPE1_IOMMU };
+	const char *path = argc > 1 ? argv[1] : "/dev/vfio/vfio";
+	unsigned int i;
+	uint64_t mode;
+	int container;
+
+	checks_begin();
+	for (i = 0; i < ARRAY_LEN(kinds); i++) {
+		container = open(path, O_RDWR | O_CLOEXEC);
+		NEED(container >= 0);
+		mode = option_get(container, IOMMU_OPTION_RLIMIT_MODE, 0);
+		CHECK_EQ(mode, argc == 1, "pins count against the process on VFIO's own path");
+		NEED(set_compat(container, new_ioas(container)) == 0);
+		new_mock(container, 1);
+		start_up(container, kinds[i]);
+		CHECK_OK(close(container), "close");
+	}
+	return checks_end();
+}

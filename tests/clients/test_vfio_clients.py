@@ -1,0 +1,49 @@
+"""A userspace driver of VFIO's type1 starts up, on /dev/vfio/vfio and on /dev/iommu. The same program passes on Linux 7.3's own."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.clients.build import build
+from tests.clients.daemon import Daemon
+from tests.clients.test_clients import judge
+from tests.support import AS_NOBODY, IOMMUD, PATIENCE
+
+RUN = [IOMMUD, "run", "--mock", "--vfio", "--"]
+# What it was told by Linux, once for each kind of container.
+LINUX_SAID = 2 * ["# page sizes 0x1ffffff000", "# IOVAs 0x1000000 to 0x7fffffff"]
+
+
+def test_on_vfios_own_path() -> None:
+    judge([*RUN, build("mock/type1")])
+
+
+def test_it_is_told_what_linux_tells() -> None:
+    said = subprocess.run([*RUN, build("mock/type1")], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    assert [line for line in said.splitlines() if line.startswith("#")] == LINUX_SAID
+
+
+def test_on_dev_iommu() -> None:
+    judge([IOMMUD, "run", "--mock", "--", build("mock/type1"), "/dev/iommu"])
+
+
+def test_within_another() -> None:
+    """What is at /dev/vfio/vfio already is out of sight."""
+    judge([*RUN, *RUN, build("mock/type1")])
+
+
+@pytest.mark.usefixtures("root")
+def test_without_any_privilege() -> None:
+    judge([*AS_NOBODY, *RUN, build("mock/type1")])
+
+
+@pytest.mark.usefixtures("root")
+def test_beside_a_served_device(open_directory: Path, connections: Path) -> None:
+    path = open_directory / "iommu"
+    vfio = open_directory / "vfio" / "vfio"
+    with Daemon(str(path), connections, "--mock", "--vfio", also=f", {vfio} (FUSE)") as daemon:
+        assert oct(vfio.stat().st_mode) == "0o100666"
+        judge([build("mock/type1"), str(path)])
+        daemon.stop()
+    assert not vfio.parent.exists()
