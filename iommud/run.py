@@ -165,7 +165,8 @@ def _serve(connection: socket.socket, settings: "Settings") -> int:
     if not message:
         return FAILED  # the other side has said why
     fuse, pidfd = descriptors
-    device = IommuDevice(Options(mock=settings.mock, why=stderr.write_line if settings.why else None))
+    why = stderr.write_line if settings.why else None
+    device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why))
     session = Session(fuse, device, Attributes(mode=MODE, uid=os.geteuid(), gid=os.getegid()), mapped=device.mapped)
 
     def ready() -> None:

@@ -75,7 +75,8 @@ def _serve(fd: int, settings: "Settings", mode: int, gid: int, where: str, cuse_
 
     from .ops.files import IommuDevice, Options, calm_collector
 
-    device = IommuDevice(Options(mock=settings.mock, why=stderr.write_line if settings.why else None))
+    why = stderr.write_line if settings.why else None
+    device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why))
     session = Session(fd, device, Attributes(mode=mode, uid=os.geteuid(), gid=gid), cuse_name=cuse_name, mapped=device.mapped)
     asked_to_stop = False
     is_ready = False

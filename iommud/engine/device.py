@@ -51,6 +51,8 @@ class Driver(Protocol):
     enforces_coherency: bool = False  # its page tables make all DMA see the CPU's caches, whatever the device asks for
     ats: bool = False  # the device may ask for translations ahead of its DMA
     max_pasids: int = 0  # how many PASIDs it has, counted from 0; 0: none
+    pasid_exec: bool = False  # a PCI device whose DMA with a PASID may ask to execute
+    pasid_priv: bool = False  # a PCI device whose DMA with a PASID may be privileged
 
     def domain(self, flags: int, data: UserData | None) -> Domain:
         """A new page table. `flags`: domain.NEST_PARENT, DIRTY_TRACKING, PASID; `data`: what a client said of it.
@@ -93,6 +95,9 @@ class Driver(Protocol):
     def reserved_regions(self) -> list[Region]:
         """IOVAs that must never be mapped for it: they are reserved in every IOAS that it is attached to."""
         return []
+
+    def unplugged(self) -> None:
+        """The device is gone: it was unbound, and will not be bound again. Only for those that come and go by the test ioctl."""
 
 
 class Device(Object):
