@@ -7,7 +7,7 @@ driver can make it go. `docs/devices.md` shows how to write one.
 Ref: v7.3 device.c
 """
 
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Container, Generator, Hashable
 from dataclasses import dataclass
 from errno import EINVAL, ENOENT, EOPNOTSUPP
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -47,7 +47,7 @@ class Driver(Protocol):
     iommu: Hashable = "emulated"  # the kind of IOMMU before the device: page tables of another kind do not suit it
     dirty_tracking: bool = False  # its page tables can record what DMA wrote
     nesting: bool = False  # it has nested page tables
-    viommu_types: frozenset[int] = frozenset()  # the kinds of vIOMMU that it can be behind
+    viommu_types: Container[int] = frozenset()  # the kinds of vIOMMU that it can be behind
     enforces_coherency: bool = False  # its page tables make all DMA see the CPU's caches, whatever the device asks for
     ats: bool = False  # the device may ask for translations ahead of its DMA
     max_pasids: int = 0  # how many PASIDs it has, counted from 0; 0: none
@@ -97,7 +97,8 @@ class Driver(Protocol):
         return []
 
     def unplugged(self) -> None:
-        """The device is gone: it was unbound, and will not be bound again. Only for those that come and go by the test ioctl."""
+        """The device is gone: it was unbound, and will not be bound again. Asked of those that come and go by the test ioctl."""
+        return
 
 
 class Device(Object):

@@ -31,6 +31,8 @@ from .locking import in_steps, locked
 from .request import Request
 from .test_pasid import tables
 
+Operation = Callable[[Request], Awaitable[None]]
+
 LARGEST_ACCESS: Final = 16 << 20  # bytes in one ACCESS_PAGES or ACCESS_RW
 INLINE_COPY: Final = 128 << 10  # bytes; larger copies go to a thread
 CHECKS_AT_ONCE: Final = 64  # pages
@@ -53,7 +55,7 @@ class TestCommand:
 
     def __init__(self, iommu: str = kinds.DEFAULT) -> None:
         new_device = partial(mock_domain, new_device=kinds.KINDS[iommu])
-        self._operations: Final = {**OPERATIONS, **dict.fromkeys(NEW_DEVICE, new_device)}
+        self._operations: Final[Mapping[int, Operation]] = {**OPERATIONS, **dict.fromkeys(NEW_DEVICE, new_device)}
 
     async def __call__(self, request: Request) -> None:
         """EOPNOTSUPP: no such operation, or one that iommud does not have yet."""
@@ -307,7 +309,7 @@ def _nth_area(access: Access, packed: int) -> int:
     return 0
 
 
-OPERATIONS: Final[Mapping[int, Callable[[Request], Awaitable[None]]]] = {
+OPERATIONS: Final[Mapping[int, Operation]] = {
     const(f"IOMMU_TEST_OP_{name}"): operation
     for name, operation in {
         "MOCK_DOMAIN": mock_domain,
