@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from iommud.devices.amd import EFR, EFR2
 from iommud.devices.kinds import KINDS, NO_DIRTY, PASIDS
 from iommud.devices.vtd import CAP, DATA_VTD_S1, ECAP, VtdDriver, VtdNested
 from iommud.engine.device import Device, Driver, bind
@@ -19,6 +20,7 @@ from iommud.engine.nested import HwptNested, alloc_nested
 from iommud.engine.user_data import UserArray, UserData
 from tests.engine.fakes import P, attach, errno_of, map_, new_hwpt, replace
 from tests.engine.world import World
+from tests.support import ROOT
 
 WITH_IOMMU = sorted(set(KINDS) - {"none"})
 S1 = bytes(16) + (48).to_bytes(8, "little")
@@ -188,3 +190,9 @@ def test_the_registers_of_vtd_say_what_it_does() -> None:
     assert [bits(ECAP, bit) for bit in (7, 26, 31, 34, 40, 43, 45, 46, 47, 48)] == [1, 1, 1, 0, 1, 1, 1, 1, 1, 1]
     assert 2 << bits(ECAP, 35, 5) == VtdDriver(PASIDS).max_pasids
     assert VtdDriver(NO_DIRTY).ecap ^ ECAP == 1 << 45
+
+
+def test_the_registers_are_documented() -> None:
+    text = (ROOT / "docs" / "devices.md").read_text()
+    for register in (CAP, ECAP, EFR, EFR2):
+        assert f" {register:#x} |" in text
