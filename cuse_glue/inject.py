@@ -28,7 +28,8 @@ import trio
 from . import ptrace
 from .caller import Caller
 from .inline import interruptible, leave
-from .session import OpenFile, reply_taker
+from .node import OpenFile
+from .session import reply_taker
 from .source import Refused
 
 __all__ = ["Injector", "Refused"]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from .session import OpenFile
+    from .node import OpenFile
 
 Show = Callable[[int, bytes], None]
 

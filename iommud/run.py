@@ -157,7 +157,8 @@ def _detach(link: socket.socket) -> socket.socket:
 def _serve(connection: socket.socket, settings: "Settings") -> int:
     import trio
 
-    from cuse_glue.session import Attributes, Session
+    from cuse_glue.node import Attributes
+    from cuse_glue.session import Session
 
     from .ops.files import IommuDevice, Options, calm_collector
 

@@ -71,7 +71,8 @@ def serve(place: Place, settings: "Settings") -> int:
 def _serve(fd: int, settings: "Settings", mode: int, gid: int, where: str, cuse_name: str | None = None) -> None:
     import trio
 
-    from cuse_glue.session import Attributes, Session
+    from cuse_glue.node import Attributes
+    from cuse_glue.session import Session
 
     from .ops.files import IommuDevice, Options, calm_collector
 

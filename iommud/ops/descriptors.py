@@ -15,7 +15,7 @@ from typing import Final
 
 from cuse_glue.caller import Caller
 from cuse_glue.inject import Injector, Refused
-from cuse_glue.session import OpenFile
+from cuse_glue.node import OpenFile
 
 from ..errors import IoctlError
 from .request import Given, Request

@@ -15,7 +15,7 @@ from typing import Final
 from cuse_glue.caller import Caller
 from cuse_glue.inject import Injector
 from cuse_glue.mapped import Show
-from cuse_glue.session import OpenFile
+from cuse_glue.node import OpenFile
 
 from ..devices import kinds
 from ..engine.context import Context

@@ -50,15 +50,10 @@ async def hwpt_alloc(request: Request) -> None:
     await request.settle(cmd.data_uptr, min(cmd.data_len, LONGEST_STRUCT))
     async with locked(target):
         hwpt = await _alloc(request, target)
-        try:
+        with request.creating(hwpt):
             if cmd.flags & _FAULT_ID_VALID:
                 hwpt.set_fault(objects.get(cmd.fault_id, Fault))
             cmd.out_hwpt_id = hwpt.id
-            request.respond()
-        except BaseException:
-            objects.abort_and_destroy(hwpt)
-            raise
-        objects.publish(hwpt)
 
 
 async def _alloc(request: Request, target: Ioas | HwptPaging | Viommu) -> Hwpt:

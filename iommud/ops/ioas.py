@@ -33,16 +33,10 @@ _RANGE_SIZE: Final = ffi.sizeof("struct iommu_iova_range")
 
 async def ioas_alloc(request: Request) -> None:
     """ENOMEM: no ID is left. EFAULT: the ID could not be told, so there is no IOAS."""
-    objects = request.context.objects
     ioas = Ioas(request.context.host)
-    objects.reserve(ioas)
-    request.cmd.out_ioas_id = ioas.id
-    try:
-        request.respond()
-    except IoctlError:
-        objects.abort(ioas)
-        raise
-    objects.publish(ioas)
+    request.context.objects.reserve(ioas)
+    with request.creating(ioas):
+        request.cmd.out_ioas_id = ioas.id
 
 
 async def ioas_iova_ranges(request: Request) -> None:

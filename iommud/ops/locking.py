@@ -24,10 +24,11 @@ _waiting: Final[dict[Object, deque[trio.Event]]] = {}
 class locked:
     """Hold the locks of these objects, none of which can be destroyed meanwhile (EBUSY). Not reentrant."""
 
-    __slots__ = ("_objects",)
+    __slots__ = ("_answered", "_objects")
 
     def __init__(self, *objects: Object) -> None:
         self._objects = sorted(set(objects), key=_by_id) if len(objects) > 1 else objects
+        self._answered = False
 
     async def __aenter__(self) -> None:
         held: list[Object] = []
@@ -50,9 +51,16 @@ class locked:
     async def __aexit__(self, *_: object) -> None:
         self._leave(self._objects)
 
+    def answered(self) -> None:
+        """The caller goes on before the locks are given back: from now on they are not in the way of its DESTROY. In any thread."""
+        for obj in self._objects:
+            obj.shortterm_users.remove(self)
+        self._answered = True
+
     def _leave(self, held: Iterable[Object]) -> None:
         for obj in held:
-            obj.shortterm_users.remove(self)
+            if not self._answered:
+                obj.shortterm_users.remove(self)
             _release(obj)
 
 

@@ -50,9 +50,11 @@ class QueueFile:
         self._context.release()
 
 
-async def give_queue(request: Request, reserve: Callable[[], QueueFile], field: int) -> None:
+async def give_queue(
+    request: Request, reserve: Callable[[], QueueFile], field: int, answered: Callable[[], None] | None = None
+) -> None:
     """Answer the ioctl with a new queue: its ID at offset `field` of the struct, and behind it the number of a descriptor. `reserve` makes
-    the file, of a queue that has its ID and is not published.
+    the file, of a queue that has its ID and is not published. `answered` is called, in another thread, before the client goes on.
 
     Errors: what `reserve` says, then EFAULT, EMFILE and those of Injector.give; then there is no queue.
     """
@@ -69,6 +71,8 @@ async def give_queue(request: Request, reserve: Callable[[], QueueFile], field: 
         # In another thread; the last thing before the client goes on, and may use the ID.
         file.given = True
         objects.publish(queue)
+        if answered is not None:
+            answered()
         return queue.id.to_bytes(4, "little") + number.to_bytes(4, "little")
 
     try:

@@ -1,13 +1,15 @@
 """One ioctl being carried out: who asked, the decoded struct, and the way back into the caller's memory."""
 
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from errno import EFAULT, EMFILE, ENOMEM
 from typing import Any, Protocol
 
-from cuse_glue.session import OpenFile
+from cuse_glue.node import OpenFile
 
 from ..engine.context import Context
+from ..engine.objects import Object
 from ..engine.pages import Origin
 from ..engine.span import U64_MAX
 from ..engine.user_data import Read
@@ -123,6 +125,21 @@ class Request:
         """
         size = min(self.user_size, self.row.size)
         self.write(self.address, codec.encode(self.cmd, size), "the struct")
+
+    @contextmanager
+    def creating(self, new: Object) -> Iterator[None]:
+        """Around what sets the struct's fields for an object that has its ID: then the caller is told, and the object is there for all.
+
+        Whatever fails, EFAULT of `respond` too: there is no object.
+        """
+        objects = self.context.objects
+        try:
+            yield
+            self.respond()
+        except BaseException:
+            objects.abort_and_destroy(new)
+            raise
+        objects.publish(new)
 
     async def settle(self, address: int, length: int) -> None:
         """To be awaited before an array is read or written: whoever makes his memory slow delays only himself."""

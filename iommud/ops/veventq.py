@@ -75,5 +75,6 @@ async def veventq_alloc(request: Request) -> None:
     def reserve() -> VeventqFile:
         return VeventqFile(request.context, alloc_veventq(request.context, viommu, cmd.type, cmd.veventq_depth))
 
-    async with locked(viommu):
-        await give_queue(request, reserve, _OUT_ID)
+    lock = locked(viommu)
+    async with lock:
+        await give_queue(request, reserve, _OUT_ID, lock.answered)

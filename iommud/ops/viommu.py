@@ -39,14 +39,9 @@ async def viommu_alloc(request: Request) -> None:
     except IoctlError:
         hwpt.users.remove(viommu)
         raise
-    try:
+    with request.creating(viommu):
         viommu.driver = driver.new_viommu(viommu, cmd.type, data)
         cmd.out_viommu_id = viommu.id
-        request.respond()
-    except BaseException:
-        objects.abort_and_destroy(viommu)
-        raise
-    objects.publish(viommu)
 
 
 async def vdevice_alloc(request: Request) -> None:
@@ -55,13 +50,8 @@ async def vdevice_alloc(request: Request) -> None:
     viommu = objects.get(cmd.viommu_id, Viommu)
     device = objects.get(cmd.dev_id, Device)
     vdevice = alloc_vdevice(request.context, viommu, device, cmd.virt_id)
-    try:
+    with request.creating(vdevice):
         cmd.out_vdevice_id = vdevice.id
-        request.respond()
-    except BaseException:
-        objects.abort_and_destroy(vdevice)
-        raise
-    objects.publish(vdevice)
 
 
 async def hw_queue_alloc(request: Request) -> None:
@@ -82,10 +72,5 @@ async def hw_queue_alloc(request: Request) -> None:
     async with locked(viommu, viommu.hwpt.ioas):
         queue = HwQueue(viommu, cmd.type, cmd.index, iova, length)
         alloc_hw_queue(request.context, queue)
-        try:
+        with request.creating(queue):
             cmd.out_hw_queue_id = queue.id
-            request.respond()
-        except BaseException:
-            objects.abort_and_destroy(queue)
-            raise
-        objects.publish(queue)

@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include <linux/capability.h>
@@ -273,6 +274,29 @@ static inline void *at_edge(const void *data, size_t size)
 static inline void *unmapped(void)
 {
 	return new_pages(1) + PAGE;
+}
+
+/* Sends or receives one descriptor. */
+static inline void pass(int socket, int *fd, bool send)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = { 0 };
+	char byte = 0;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
+
+	if (!send) {
+		NEED(recvmsg(socket, &message, 0) == 1 && CMSG_FIRSTHDR(&message));
+		memcpy(fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(*fd));
+		return;
+	}
+	control.header = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int)),
+					   .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
+	memcpy(CMSG_DATA(&control.header), fd, sizeof(*fd));
+	NEED(sendmsg(socket, &message, 0) == 1);
 }
 
 #endif

@@ -6,7 +6,6 @@
 #include "client.h"
 
 #include <pthread.h>
-#include <sys/socket.h>
 
 static char *program;
 
@@ -123,29 +122,6 @@ static int in_program(int fd)
 	if (copy_at(fd, 1, 3 * PAGE, 1, PAGE, PAGE) != 0)
 		return 5;
 	return ioas_alloc(fd, &id) != 0 || id != 2;
-}
-
-/* Sends or receives one descriptor. */
-static void pass(int socket, int *fd, bool send)
-{
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control = { 0 };
-	char byte = 0;
-	struct iovec iov = { &byte, 1 };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-				  .msg_controllen = sizeof(control) };
-
-	if (!send) {
-		NEED(recvmsg(socket, &message, 0) == 1 && CMSG_FIRSTHDR(&message));
-		memcpy(fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(*fd));
-		return;
-	}
-	control.header = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int)),
-					   .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
-	memcpy(CMSG_DATA(&control.header), fd, sizeof(*fd));
-	NEED(sendmsg(socket, &message, 0) == 1);
 }
 
 static void passed(void)

@@ -19,7 +19,8 @@ import trio
 
 from cuse_glue.caller import Caller
 from cuse_glue.mount import mount_fuse, open_fuse, unmount
-from cuse_glue.session import OpenFile, Session
+from cuse_glue.node import OpenFile
+from cuse_glue.session import Session
 from iommud.engine.context import Context
 from iommud.engine.device import Device
 from iommud.ops.files import IommuDevice, IommuFile

@@ -281,31 +281,8 @@ def refused_each_time(world: World, operation: Operation, errno: int, times: int
     assert world.snapshot() != before
 
 
-@pytest.mark.parametrize("name", ["attach", "map", "copy", "pin", "replace"])
-def test_the_nth_page_is_not_there(world: World, name: str) -> None:
-    ioas, other, origin = world.ioas(), world.ioas(), world.origin()
-    device, user = world.device(), world.user(ioas)
-    for n in range(3):
-        map_(ioas, origin, 2 * n * P, 2 * P, 2 * n * P, account_mode=USER)
-    if name in ("map", "copy", "replace"):
-        attach(device, other)
-    operations: dict[str, Operation] = {
-        "attach": lambda: attach(device, ioas),
-        "map": lambda: map_(other, origin, 0, 6 * P, None, account_mode=USER),
-        "copy": lambda: copy(ioas, 0, 6 * P, other, None),
-        "pin": lambda: user.pin(0, 6 * P),
-        "replace": lambda: replace(device, ioas),
-    }
-
-    def absent(n: int) -> None:
-        origin.absent = {n}
-
-    refused_each_time(world, operations[name], EFAULT, 6, absent)
-
-
-@pytest.mark.parametrize("mode", [USER, MM])
-@pytest.mark.parametrize("name", ["attach", "map", "copy", "pin", "replace"])
-def test_the_limit_is_at_the_nth_page(world: World, name: str, mode: AccountMode) -> None:
+def pinning(world: World, name: str, mode: AccountMode) -> tuple[FakeOrigin, Operation]:
+    """An operation that pins six pages, in three areas where it finds them mapped, and whose they are."""
     ioas, other, origin = world.ioas(), world.ioas(), world.origin()
     device, user = world.device(), world.user(ioas)
     for n in range(3):
@@ -319,11 +296,31 @@ def test_the_limit_is_at_the_nth_page(world: World, name: str, mode: AccountMode
         "pin": lambda: user.pin(0, 6 * P),
         "replace": lambda: replace(device, ioas),
     }
+    return origin, operations[name]
+
+
+PINNING = pytest.mark.parametrize("name", ["attach", "map", "copy", "pin", "replace"])
+
+
+@PINNING
+def test_the_nth_page_is_not_there(world: World, name: str) -> None:
+    origin, operation = pinning(world, name, USER)
+
+    def absent(n: int) -> None:
+        origin.absent = {n}
+
+    refused_each_time(world, operation, EFAULT, 6, absent)
+
+
+@pytest.mark.parametrize("mode", [USER, MM])
+@PINNING
+def test_the_limit_is_at_the_nth_page(world: World, name: str, mode: AccountMode) -> None:
+    origin, operation = pinning(world, name, mode)
 
     def limit(n: int) -> None:
         origin.limit = n * P
 
-    refused_each_time(world, operations[name], ENOMEM, 6, limit)
+    refused_each_time(world, operation, ENOMEM, 6, limit)
 
 
 @pytest.mark.parametrize("name", ["access", "move", "option", "attach", "replace"])

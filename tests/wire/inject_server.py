@@ -22,7 +22,8 @@ import trio
 from cuse_glue import mount, ptrace
 from cuse_glue.caller import Caller
 from cuse_glue.inject import Injector
-from cuse_glue.session import Attributes, OpenFile, Session
+from cuse_glue.node import Attributes, OpenFile
+from cuse_glue.session import Session
 from cuse_glue.source import Refused
 
 CREATE = 0xAAAA  # struct { u32 size, flags; s32 out_fd; u32 out_id; }: a new object, and a descriptor for it

@@ -5,7 +5,6 @@
 
 #include "../client.h"
 
-#include <sys/socket.h>
 
 #include <iommud/iommufd_test.h>
 
@@ -222,29 +221,6 @@ static inline size_t differing(const void *memory, size_t length, unsigned int r
 	for (i = 0; i < length; i++)
 		found += p[i] != (unsigned char)((i ^ i >> 8 ^ i >> 16) * 31 + round * 101 + 7);
 	return found;
-}
-
-/* Sends or receives one descriptor. */
-static inline void pass(int socket, int *fd, bool send)
-{
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control = { 0 };
-	char byte = 0;
-	struct iovec iov = { &byte, 1 };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-				  .msg_controllen = sizeof(control) };
-
-	if (!send) {
-		NEED(recvmsg(socket, &message, 0) == 1 && CMSG_FIRSTHDR(&message));
-		memcpy(fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(*fd));
-		return;
-	}
-	control.header = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int)),
-					   .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
-	memcpy(CMSG_DATA(&control.header), fd, sizeof(*fd));
-	NEED(sendmsg(socket, &message, 0) == 1);
 }
 
 #endif
