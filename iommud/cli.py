@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from . import __version__
+from .devices import kinds
 
 EXAMPLES = """\
 examples:
@@ -28,6 +29,7 @@ class Settings:
 
     mock: bool = False
     vfio: bool = False
+    iommu: str = kinds.DEFAULT  # what the devices of `mock` stand behind
     why: bool = False
     log_level: str = "warning"
 
@@ -44,7 +46,10 @@ def main() -> NoReturn:
     arguments, unknown = _parser().parse_known_args()
     if unknown:
         arguments.parser.error(f"what is {' '.join(unknown)}?")
-    settings = Settings(mock=arguments.mock, vfio=arguments.vfio, why=arguments.why, log_level=arguments.log_level)
+    if arguments.iommu is not None and not arguments.mock:
+        arguments.parser.error("--iommu says what the devices of --mock stand behind, and there is no --mock")
+    iommu = arguments.iommu or kinds.DEFAULT
+    settings = Settings(mock=arguments.mock, iommu=iommu, vfio=arguments.vfio, why=arguments.why, log_level=arguments.log_level)
     if arguments.action == "run":
         from .run import run
 
@@ -75,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--vfio", action="store_true", help="serve /dev/vfio/vfio as well, VFIO's type1 container for old programs")
     shared.add_argument("--mock", action="store_true", help="serve the test ioctl of the kernel's selftests as well")
     shared.add_argument(
+        "--iommu",
+        choices=tuple(kinds.KINDS),
+        help="with --mock: the IOMMU that its devices stand behind (default: mock)",
+    )
+    shared.add_argument(
         "--log-level", choices=LOG_LEVELS, default="warning", help="from which level on to log (default: warning)"
     )
 
@@ -89,7 +99,7 @@ def _add_run(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, An
         "run",
         parents=[shared],
         help="run a program that sees a private /dev/iommu",
-        usage="iommud run [--why] [--vfio] [--mock] [--log-level LEVEL] [--] COMMAND [ARGUMENT ...]",
+        usage="iommud run [--why] [--vfio] [--mock [--iommu KIND]] [--log-level LEVEL] [--] COMMAND [ARGUMENT ...]",
         description="Run COMMAND with a private /dev/iommu. Pid, exit status, signals and terminal are its own.\n"
         "Without root, a user namespace is used: files of others show as owned by `nobody` in there.",
         epilog="exit status: COMMAND's; 125: iommud failed, 126: COMMAND cannot be executed, 127: it is not found",

@@ -174,7 +174,8 @@ def _serve(connection: socket.socket, settings: "Settings") -> int:
     if not message:
         return FAILED  # the other side has said why
     pidfd, fuse, *vfio = descriptors
-    device = IommuDevice(Options(mock=settings.mock, why=stderr.write_line if settings.why else None))
+    why = stderr.write_line if settings.why else None
+    device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why))
     owner = os.geteuid(), os.getegid()
     sessions = [Session(fuse, device, Attributes(MODE, *owner), mapped=device.mapped)]
     sessions += [Session(fd, VfioContainer(device), Attributes(VFIO_MODE, *owner)) for fd in vfio]

@@ -100,7 +100,8 @@ def _serve(doors: list[Door], settings: "Settings", gid: int) -> None:
     from .ops.files import IommuDevice, Options, VfioContainer, calm_collector
 
     where = ", ".join(door.where for door in doors)
-    device = IommuDevice(Options(mock=settings.mock, why=stderr.write_line if settings.why else None))
+    why = stderr.write_line if settings.why else None
+    device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why))
     openers: tuple[Opener, Opener] = device, VfioContainer(device)
     sessions = [
         Session(

@@ -24,14 +24,13 @@ from ..engine.span import U64_MAX
 from ..engine.user_data import UserData
 from ..engine.viommu import Viommu, ViommuDriver
 from ..errors import IoctlError
+from .kinds import NO_DIRTY, PASIDS
 from .mock_domains import MockNested, paging_domain
 from .mock_viommu import VIOMMU_SELFTEST, MockViommu
 
 CACHE_DEFAULT: Final = 0xBADDAD
 CACHE_ENTRIES: Final = 4
 
-NO_DIRTY: Final = 1 << 0
-PASIDS: Final = 1 << 2
 MAX_PASIDS: Final = 1 << 20
 FAILING_PASID: Final = 1024  # its attachments fail every other time, so that the way back is gone as well
 
@@ -63,8 +62,8 @@ class MockDriver(Driver):
         self.virt_id = 0  # its number there, when it was attached
         self.cache = [CACHE_DEFAULT] * CACHE_ENTRIES
 
-    def remove(self) -> None:
-        """The device is unplugged; its number is free again."""
+    def unplugged(self) -> None:
+        """Its number is free again."""
         self._numbers.discard(self.number)
 
     def domain(self, flags: int, data: UserData | None) -> Domain:
@@ -112,14 +111,14 @@ class MockDriver(Driver):
 
 
 class Selftest(Object):
-    """What a client destroys to have a mock device detached, unbound and gone."""
+    """What a client destroys to have a device of the test ioctl's, of whatever kind, detached, unbound and gone."""
 
     kind = "mock device"
     __slots__ = ("device", "driver")
 
     def __init__(self) -> None:
         super().__init__()
-        self.driver: MockDriver | None = None
+        self.driver: Driver | None = None
         self.device: Device | None = None
 
     def destroy(self) -> None:
@@ -128,7 +127,7 @@ class Selftest(Object):
             self.device.detach_all()
             self.device.unbind()
         if self.driver is not None:
-            self.driver.remove()
+            self.driver.unplugged()
 
 
 class Item:

@@ -7,7 +7,7 @@ driver can make it go. `docs/devices.md` shows how to write one.
 Ref: v7.3 device.c
 """
 
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Container, Generator, Hashable
 from dataclasses import dataclass
 from errno import EINVAL, ENOENT, EOPNOTSUPP
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -47,10 +47,12 @@ class Driver(Protocol):
     iommu: Hashable = "emulated"  # the kind of IOMMU before the device: page tables of another kind do not suit it
     dirty_tracking: bool = False  # its page tables can record what DMA wrote
     nesting: bool = False  # it has nested page tables
-    viommu_types: frozenset[int] = frozenset()  # the kinds of vIOMMU that it can be behind
+    viommu_types: Container[int] = frozenset()  # the kinds of vIOMMU that it can be behind
     enforces_coherency: bool = False  # its page tables make all DMA see the CPU's caches, whatever the device asks for
     ats: bool = False  # the device may ask for translations ahead of its DMA
     max_pasids: int = 0  # how many PASIDs it has, counted from 0; 0: none
+    pasid_exec: bool = False  # a PCI device whose DMA with a PASID may ask to execute
+    pasid_priv: bool = False  # a PCI device whose DMA with a PASID may be privileged
 
     def domain(self, flags: int, data: UserData | None) -> Domain:
         """A new page table. `flags`: domain.NEST_PARENT, DIRTY_TRACKING, PASID; `data`: what a client said of it.
@@ -93,6 +95,10 @@ class Driver(Protocol):
     def reserved_regions(self) -> list[Region]:
         """IOVAs that must never be mapped for it: they are reserved in every IOAS that it is attached to."""
         return []
+
+    def unplugged(self) -> None:
+        """The device is gone: it was unbound, and will not be bound again. Asked of those that come and go by the test ioctl."""
+        return
 
 
 class Device(Object):

@@ -5,7 +5,7 @@ Ref: v7.3 include/linux/iommu.h struct iommu_domain
 
 from collections.abc import Generator
 from errno import EOPNOTSUPP
-from typing import Final
+from typing import ClassVar, Final
 
 from ..errors import IoctlError
 from .dirty import Dirty
@@ -21,10 +21,12 @@ PASID: Final = 1 << 3  # it may be attached to a PASID
 
 class Domain:
     """`page_sizes`: the sizes (bytes, powers of two) that it can map, as a bitmap; `aperture_start`..`aperture_last`: what it can reach.
-    `dirty`: the record of what DMA wrote; None: it keeps none, and never will.
+    `dirty`: the record of what DMA wrote; None: it keeps none, and never will. `writeable_only`: it cannot show what DMA may not write
+    (EINVAL). `faults`: a client's queue handles its faults. `pasids`: its kind can be attached to a PASID.
     """
 
-    __slots__ = ("aperture_last", "aperture_start", "dirty", "driver", "page_sizes")
+    __slots__ = ("aperture_last", "aperture_start", "dirty", "driver", "faults", "page_sizes", "writeable_only")
+    pasids: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -34,12 +36,15 @@ class Domain:
         aperture_last: int = U64_MAX,
         *,
         dirty: Dirty | None = None,
+        writeable_only: bool = False,
     ) -> None:
         self.driver: Final = driver
         self.page_sizes = page_sizes
         self.aperture_start = aperture_start
         self.aperture_last = aperture_last
         self.dirty: Final = dirty
+        self.writeable_only: Final = writeable_only
+        self.faults = False
 
     @property
     def smallest_page(self) -> int:
@@ -49,13 +54,15 @@ class Domain:
 
 class NestedDomain:
     """The first stage of a guest's translation, made of data that only its driver understands. It maps nothing itself: what comes out of it
-    goes through its parent. Drivers derive from it.
+    goes through its parent. Drivers derive from it. `faults`, `pasids`: as of Domain.
     """
 
     dirty: Final = None
+    pasids: ClassVar[bool] = True
 
     def __init__(self, driver: object) -> None:
         self.driver: Final = driver
+        self.faults = False
 
     def invalidate(self, array: UserArray) -> Generator[None, None, None]:
         """Drop what was cached of a client's tables, entry by entry; `array.done` counts them on every path. May pause between chunks.

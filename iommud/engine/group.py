@@ -5,7 +5,7 @@ DMA only: a PASID's have none). Ref: v7.3 device.c struct iommufd_group, struct 
 """
 
 from collections.abc import Hashable
-from errno import EBUSY, EINVAL
+from errno import EBUSY, EINVAL, EOPNOTSUPP
 from typing import TYPE_CHECKING
 
 from ..errors import IoctlError
@@ -170,6 +170,8 @@ class Group:
 def _switch(device: "Device", hwpt: Hwpt, pasid: int, old: Hwpt | None) -> None:
     # Ref: v7.3 iommu.c __iommu_attach_group, iommu_attach_device_pasid, iommu_replace_device_pasid
     driver = device.driver
+    if pasid != NO_PASID and not hwpt.domain.pasids:
+        raise IoctlError(EOPNOTSUPP, f"{hwpt} is of a kind that cannot be attached to a PASID")
     if hwpt.iommu != driver.iommu:
         raise IoctlError(EINVAL, f"{hwpt} is of another kind of IOMMU than {device}")
     if pasid == NO_PASID:

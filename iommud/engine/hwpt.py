@@ -56,6 +56,7 @@ class Hwpt(Object):
     def set_fault(self, fault: Fault) -> None:
         """The faults of its devices go to this queue; before it is published."""
         self.fault = fault
+        self.domain.faults = True
         fault.users.append(self)
 
     def destroy(self) -> None:

@@ -64,16 +64,23 @@ class IoPagetable:
         return areas[0].iova
 
     def fill(self, areas: list[Area], slices: list[Slice]) -> None:
-        """Pin what `areas` will show, if there is a page table to show it. EFAULT, ENOMEM: as Pages.cover; then nothing is pinned."""
+        """Pin what `areas` will show, if there is a page table to show it.
+
+        EFAULT, ENOMEM: as Pages.cover. EINVAL: a page table cannot show it. Then nothing is pinned.
+        """
         if not self.domains:
             return
-        for done, (area, part) in enumerate(zip(areas, slices, strict=True)):
-            try:
+        covered: list[tuple[Area, Pages]] = []
+        try:
+            for area, part in zip(areas, slices, strict=True):
                 part.pages.cover(self.host, area.first_index, area.last_index)
-            except IoctlError:
-                for undo, of in zip(areas[:done], slices[:done], strict=True):
-                    of.pages.uncover(self.host, undo.first_index, undo.last_index)
-                raise
+                covered.append((area, part.pages))
+                for domain in self.domains:
+                    _check_shown(domain, area)
+        except IoctlError:
+            for area, pages in covered:
+                pages.uncover(self.host, area.first_index, area.last_index)
+            raise
 
     def insert(self, slices: list[Slice], length: int, iova: int | None, prot: int) -> list[Area]:
         """The first half of `map`: the areas stand, with `pages = None`. All or none.
@@ -227,7 +234,7 @@ class IoPagetable:
         """Show every area in another page table. Yields now and then, so that others get their turn; nobody may map or unmap meanwhile.
 
         EINVAL: its pages are larger than the system's. EADDRINUSE: an area is off its alignment, or outside its aperture (or an allowed
-        range is). EFAULT, ENOMEM: an area's memory cannot be pinned. Then everything is as before.
+        range is). EFAULT, ENOMEM: an area's memory cannot be pinned. EINVAL: it cannot show an area. Then everything is as before.
         Ref: v7.3 io_pagetable.c iopt_table_add_domain, iopt_fill_domain
         """
         alignment = max(domain.smallest_page, self.iova_alignment)
@@ -241,7 +248,10 @@ class IoPagetable:
             if domain.aperture_last != U64_MAX:
                 self.reserve(domain.aperture_last + 1, U64_MAX, domain)
             if not self.domains:
-                yield from self._cover_all()
+                yield from self._cover_all(domain)
+            elif domain.writeable_only:
+                for area in self.areas:
+                    _check_shown(domain, area)
         except BaseException:
             self.unreserve(domain)
             raise
@@ -249,13 +259,14 @@ class IoPagetable:
         # Anew: an access may have come or gone while the page table was filled.
         self._recalculate_alignment()
 
-    def _cover_all(self) -> Generator[None, None, None]:
+    def _cover_all(self, domain: Domain) -> Generator[None, None, None]:
         done: list[tuple[Area, Pages]] = []
         try:
             for area in self.areas:
                 if area.pages is not None:
                     area.pages.cover(self.host, area.first_index, area.last_index)
                     done.append((area, area.pages))
+                    _check_shown(domain, area)
                     if len(done) % FILL_AT_ONCE == 0:
                         yield
         except BaseException:
@@ -378,3 +389,9 @@ class IoPagetable:
             if area.pages is not None:
                 area.pages.put()
         self.areas.clear()
+
+
+def _check_shown(domain: Domain, area: Area) -> None:
+    # Ref: v7.3 generic_pt/fmt/vtdss.h vtdss_pt_iommu_set_prot
+    if domain.writeable_only and not area.prot & PROT_WRITE:
+        raise IoctlError(EINVAL, f"{area} was mapped without IOMMU_IOAS_MAP_WRITEABLE, which a page table of this IOAS cannot show")

@@ -17,6 +17,7 @@ from cuse_glue.inject import Injector
 from cuse_glue.mapped import Show
 from cuse_glue.node import OpenFile
 
+from ..devices import kinds
 from ..engine.context import Context
 from ..engine.host import Host
 from ..errors import IoctlError
@@ -24,15 +25,17 @@ from ..uapi.vfio_table import name_of
 from .descriptors import ALWAYS_READY, DescriptorBook
 from .dispatch import Dispatcher
 from .origins import ProcessOrigins
-from .test_cmd import test_cmd
+from .test_cmd import TestCommand
 
 log: Final = logging.getLogger("iommud")
 
 @dataclass(frozen=True)
 class Options:
-    """What a device offers. `why` gets one line for each refused ioctl; `mock`: the kernel's selftest driver is there."""
+    """What a device offers. `why` gets one line for each refused ioctl; `mock`: the kernel's selftest driver is there, and its devices
+    stand behind an IOMMU of the kind `iommu` (devices.kinds.KINDS)."""
 
     mock: bool = False
+    iommu: str = kinds.DEFAULT
     why: Callable[[str], None] | None = None
 
 
@@ -56,7 +59,8 @@ class IommuDevice:
         self._open_files = 0
         self._injector = Injector()
         self.mapped = ShownFile(self.host) if self.options.mock else None  # the mock alone has something to map
-        self.dispatcher = Dispatcher(self._origins, DescriptorBook(self._injector), test_cmd if self.options.mock else None)
+        test_command = TestCommand(self.options.iommu) if self.options.mock else None
+        self.dispatcher = Dispatcher(self._origins, DescriptorBook(self._injector), test_command)
 
     def open(self, caller: Caller, flags: int) -> OpenFile:
         """A new context, unless we made the caller open a file that is being given to it."""

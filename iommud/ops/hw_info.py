@@ -17,6 +17,8 @@ ZEROS_AT_ONCE: Final = 256 << 10  # bytes
 _INPUT_TYPE: Final = const("IOMMU_HW_INFO_FLAG_INPUT_TYPE")
 _DEFAULT: Final = const("IOMMU_HW_INFO_TYPE_DEFAULT")
 _DIRTY_TRACKING: Final = const("IOMMU_HW_CAP_DIRTY_TRACKING")
+_PASID_EXEC: Final = const("IOMMU_HW_CAP_PCI_PASID_EXEC")
+_PASID_PRIV: Final = const("IOMMU_HW_CAP_PCI_PASID_PRIV")
 _NO_ATS: Final = const("IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED")
 
 
@@ -40,7 +42,12 @@ async def get_hw_info(request: Request) -> None:
     await _zero(request, cmd.data_uptr + len(data), room - len(data))
     cmd.out_data_type = data_type
     cmd.data_len = len(data)
-    cmd.out_capabilities = (_DIRTY_TRACKING if driver.dirty_tracking else 0) | (0 if driver.ats else _NO_ATS)
+    cmd.out_capabilities = (
+        (_DIRTY_TRACKING if driver.dirty_tracking else 0)
+        | (_PASID_EXEC if driver.pasid_exec else 0)
+        | (_PASID_PRIV if driver.pasid_priv else 0)
+        | (0 if driver.ats else _NO_ATS)
+    )
     cmd.out_max_pasid_log2 = max(driver.max_pasids.bit_length() - 1, 0)
     request.respond()
 

@@ -6,18 +6,19 @@ which order the selftest driver checks.
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from errno import EBADFD, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW
+from functools import partial
 from typing import Final
 
 import trio
 
 from cuse_glue.inline import leave
 
-from ..devices import mock
+from ..devices import kinds, mock
 from ..devices.mock_domains import MockNested
 from ..engine import access as accesses
 from ..engine import device as devices
 from ..engine.access import Access
-from ..engine.device import Device
+from ..engine.device import Device, Driver
 from ..engine.hwpt import HwptPaging
 from ..engine.nested import HwptNested
 from ..engine.pages import PAGE_SIZE
@@ -30,10 +31,14 @@ from .locking import in_steps, locked
 from .request import Request
 from .test_pasid import tables
 
+Operation = Callable[[Request], Awaitable[None]]
+
 LARGEST_ACCESS: Final = 16 << 20  # bytes in one ACCESS_PAGES or ACCESS_RW
 INLINE_COPY: Final = 128 << 10  # bytes; larger copies go to a thread
 CHECKS_AT_ONCE: Final = 64  # pages
 
+_WITH_FLAGS: Final = const("IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS")
+NEW_DEVICE: Final = (const("IOMMU_TEST_OP_MOCK_DOMAIN"), _WITH_FLAGS)
 _NEEDS_PIN: Final = const("MOCK_FLAGS_ACCESS_CREATE_NEEDS_PIN_PAGES")
 _ACCESS_WRITE: Final = const("MOCK_FLAGS_ACCESS_WRITE")
 _SYZ: Final = const("MOCK_FLAGS_ACCESS_SYZ")
@@ -43,12 +48,21 @@ _SMALLEST_LIMIT: Final = 12  # bytes: a word and a u32, the least a batch of the
 _ACCESS_FD_OFFSET: Final = ffi.offsetof("struct iommu_test_cmd", "create_access", "out_access_fd")
 
 
-async def test_cmd(request: Request) -> None:
-    """EOPNOTSUPP: no such operation, or one that iommud does not have yet."""
-    operation = OPERATIONS.get(request.cmd.op)
-    if operation is None:
-        raise IoctlError(EOPNOTSUPP, f"the mock device has no operation {request.cmd.op}")
-    await operation(request)
+class TestCommand:
+    """The ioctl, with devices that stand behind an IOMMU of the kind `iommu` (devices.kinds.KINDS)."""
+
+    __test__ = False  # for pytest, which goes by the name
+
+    def __init__(self, iommu: str = kinds.DEFAULT) -> None:
+        new_device = partial(mock_domain, new_device=kinds.KINDS[iommu])
+        self._operations: Final[Mapping[int, Operation]] = {**OPERATIONS, **dict.fromkeys(NEW_DEVICE, new_device)}
+
+    async def __call__(self, request: Request) -> None:
+        """EOPNOTSUPP: no such operation, or one that iommud does not have yet."""
+        operation = self._operations.get(request.cmd.op)
+        if operation is None:
+            raise IoctlError(EOPNOTSUPP, f"the mock device has no operation {request.cmd.op}")
+        await operation(request)
 
 
 async def add_reserved(request: Request) -> None:
@@ -65,14 +79,14 @@ async def add_reserved(request: Request) -> None:
         ioas.iopt.reserve(start, last, ioas)
 
 
-async def mock_domain(request: Request) -> None:
-    """A new mock device, bound and attached to the IOAS or HWPT `id`. Errors: MockDriver, device.bind, Device.attach."""
+async def mock_domain(request: Request, new_device: Callable[[int], Driver] = kinds.KINDS[kinds.DEFAULT]) -> None:
+    """A new device, bound and attached to the IOAS or HWPT `id`. Errors: the driver's, device.bind, Device.attach."""
     cmd, context = request.cmd, request.context
-    flags = cmd.mock_domain_flags.dev_flags if cmd.op == const("IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS") else 0
+    flags = cmd.mock_domain_flags.dev_flags if cmd.op == _WITH_FLAGS else 0
     selftest = mock.Selftest()
     context.objects.reserve(selftest)
     try:
-        selftest.driver = mock.MockDriver(flags)
+        selftest.driver = new_device(flags)
         selftest.device = devices.bind(context, selftest.driver)
         async with locked(*tables(request, cmd.id)):
             hwpt_id = await in_steps(selftest.device.attach(cmd.id))
@@ -147,7 +161,8 @@ async def dev_check_cache(request: Request) -> None:
     """ENOENT: no such device. EINVAL: no such cache entry, or it holds something else."""
     check = request.cmd.check_dev_cache
     driver = request.context.objects.get(request.cmd.id, Device).driver
-    assert isinstance(driver, mock.MockDriver)
+    if not isinstance(driver, mock.MockDriver):
+        raise IoctlError(EINVAL, f"{driver.name} is no mock device")
     if check.id >= mock.CACHE_ENTRIES or driver.cache[check.id] != check.cache:
         raise IoctlError(EINVAL, f"cache entry {check.id} is not {check.cache:#x}")
 
@@ -294,12 +309,12 @@ def _nth_area(access: Access, packed: int) -> int:
     return 0
 
 
-OPERATIONS: Final[Mapping[int, Callable[[Request], Awaitable[None]]]] = {
+OPERATIONS: Final[Mapping[int, Operation]] = {
     const(f"IOMMU_TEST_OP_{name}"): operation
     for name, operation in {
-        "ADD_RESERVED": add_reserved,
         "MOCK_DOMAIN": mock_domain,
         "MOCK_DOMAIN_FLAGS": mock_domain,
+        "ADD_RESERVED": add_reserved,
         "MOCK_DOMAIN_REPLACE": mock_domain_replace,
         "MD_CHECK_MAP": md_check_map,
         "MD_CHECK_IOTLB": md_check_iotlb,

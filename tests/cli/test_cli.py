@@ -29,7 +29,7 @@ def test_help_shows_both_commands_and_examples() -> None:
 def test_help_of_a_command_shows_every_option(command: str) -> None:
     text = run(command, "--help").stdout
     own = {"run": ["COMMAND", "125"], "serve": ["--fuse PATH", "--cuse NAME", "--mode", "--group"]}[command]
-    for part in [*own, "--why", "--mock", "--log-level"]:
+    for part in [*own, "--why", "--mock", "--iommu", "--log-level"]:
         assert part in text
 
 
@@ -42,6 +42,9 @@ def test_help_of_a_command_shows_every_option(command: str) -> None:
         (("run", "--"), 125, "a COMMAND is missing"),
         (("run", "--log-level", "loud", "true"), 125, "invalid choice: 'loud'"),
         (("run", "--nonsense", "--", "true"), 125, "--nonsense"),
+        (("run", "--mock", "--iommu", "gart", "--", "true"), 125, "invalid choice: 'gart'"),
+        (("run", "--iommu", "vtd", "--", "true"), 125, "there is no --mock"),
+        (("serve", "--iommu", "mock"), 2, "there is no --mock"),
         (("serve", "--mode", "0999"), 2, "'0999' is no octal mode"),
         (("serve", "--mode", "7777"), 2, "'7777' is no octal mode"),
         (("serve", "--fuse", "/x", "--cuse", "y"), 2, "not allowed with"),

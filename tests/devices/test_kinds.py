@@ -1,0 +1,198 @@
+"""Devices behind different IOMMUs, together in one context: what each takes of the others, and what DMA through it does."""
+
+from collections.abc import Callable, Iterator
+from errno import EINVAL, ENOENT, EOPNOTSUPP, EPERM
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from iommud.devices.amd import EFR, EFR2
+from iommud.devices.kinds import KINDS, NO_DIRTY, PASIDS
+from iommud.devices.vtd import CAP, DATA_VTD_S1, ECAP, VtdDriver, VtdNested
+from iommud.engine.device import Device, Driver, bind
+from iommud.engine.dirty import read
+from iommud.engine.domain import DIRTY_TRACKING, NEST_PARENT
+from iommud.engine.hwpt import HwptPaging
+from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
+from iommud.engine.ioas import Ioas
+from iommud.engine.nested import HwptNested, alloc_nested
+from iommud.engine.user_data import UserArray, UserData
+from tests.engine.fakes import P, attach, errno_of, map_, new_hwpt, replace
+from tests.engine.world import World
+from tests.support import ROOT
+
+WITH_IOMMU = sorted(set(KINDS) - {"none"})
+S1 = bytes(16) + (48).to_bytes(8, "little")
+Plug = Callable[..., Device]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def plug(world: World) -> Iterator[Plug]:
+    """A new device of a kind, bound, and taken out again at the end."""
+    devices: list[tuple[Device, Driver]] = []
+
+    def new(kind: str, flags: int = 0) -> Device:
+        driver = KINDS[kind](flags)
+        devices.append((bind(world.context, driver), driver))
+        return devices[-1][0]
+
+    yield new
+    for device, driver in devices:
+        device.detach_all()
+        device.unbind()
+        driver.unplugged()
+
+
+def nest(parent: HwptPaging, device: Device, data_type: int = DATA_VTD_S1, data: bytes = S1) -> HwptNested:
+    whole = UserData(data_type, len(data), lambda offset, length: data[offset : offset + length])
+    hwpt = alloc_nested(device.context, parent, device, 0, whole)
+    device.context.objects.publish(hwpt)
+    return hwpt
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("flags", [1 << 1, 1 << 3, 1 << 31])
+def test_unknown_flags_of_a_device(kind: str, flags: int) -> None:
+    assert errno_of(lambda: KINDS[kind](flags)) == EINVAL
+
+
+@pytest.mark.parametrize("kind", WITH_IOMMU)
+def test_two_of_a_kind_share_a_page_table(world: World, plug: Plug, kind: str) -> None:
+    ioas = world.ioas()
+    assert attach(plug(kind), ioas) == attach(plug(kind, PASIDS), ioas)
+    assert len(ioas.hwpts) == 1
+
+
+@pytest.mark.parametrize(("kind", "other"), list(permutations(WITH_IOMMU, 2)))
+def test_no_kind_takes_another_ones_page_tables(world: World, plug: Plug, kind: str, other: str) -> None:
+    ioas, origin = world.ioas(), world.origin()
+    mine, theirs = plug(kind), plug(other)
+    hwpt = new_hwpt(theirs, ioas)
+    assert errno_of(lambda: attach(mine, hwpt)) == EINVAL
+    first = attach(mine, ioas)
+    assert errno_of(lambda: replace(mine, hwpt)) == EINVAL
+    assert mine.group.hwpt is not None
+    assert mine.group.hwpt.id == first
+    # The automatic one is refused in the same way, and another made: both show the same.
+    assert attach(theirs, ioas) != first
+    iova = max(start for start, _ in ioas.iopt.usable() if start < 1 << 31) & ~(P - 1)
+    map_(ioas, origin, 0, P, iova)
+    mine.dma_write(iova, memoryview(b"from one to the other"))
+    theirs.dma_read(iova, seen := memoryview(bytearray(21)))
+    assert bytes(seen) == b"from one to the other"
+
+
+@pytest.mark.parametrize(("kind", "other"), list(permutations(WITH_IOMMU, 2)))
+def test_no_kind_nests_in_another_ones_parent(world: World, plug: Plug, kind: str, other: str) -> None:
+    ioas, mine, theirs = world.ioas(), plug(kind), plug(other)
+    parent = new_hwpt(theirs, ioas, NEST_PARENT)
+    before = world.snapshot()
+    assert errno_of(lambda: nest(parent, mine)) == (EINVAL if mine.driver.nesting else EOPNOTSUPP)
+    assert world.snapshot() == before
+
+
+@pytest.mark.parametrize("kind", ["vtd", "amd", "smmuv3"])
+def test_what_dma_wrote_is_told(world: World, plug: Plug, kind: str) -> None:
+    ioas, origin, device = world.ioas(), world.origin(), plug(kind)
+    map_(ioas, origin, 0, 16 * P, 0x10_0000)
+    hwpt = new_hwpt(device, ioas, DIRTY_TRACKING)
+    attach(device, hwpt)
+    device.dma_write(0x10_0000, memoryview(b"before it was on"))
+    assert hwpt.domain.dirty is not None
+    hwpt.domain.dirty.enable(True)
+    device.dma_read(0x10_0000, memoryview(bytearray(4 * P)))
+    device.dma_write(0x10_4FFF, memoryview(b"two pages"))
+    assert dirty_pages(hwpt, ioas, 0x10_0000, 16) == {4, 5}
+    assert dirty_pages(hwpt, ioas, 0x10_0000, 16) == set()
+
+
+def dirty_pages(hwpt: HwptPaging, ioas: Ioas, iova: int, count: int) -> set[int]:
+    assert hwpt.domain.dirty is not None
+    found = 0
+    for offset, part in read(ioas.iopt, hwpt.domain.dirty, iova, count * P, P, clear=True):
+        found |= int.from_bytes(part, "little") << 8 * offset
+    return {at for at in range(count) if found >> at & 1}
+
+
+# --- VT-d ---
+
+
+def test_a_vtd_without_dirty_tracking(world: World, plug: Plug) -> None:
+    ioas, blind, other = world.ioas(), plug("vtd", NO_DIRTY), plug("vtd")
+    hwpt = new_hwpt(other, ioas, DIRTY_TRACKING)
+    assert errno_of(lambda: new_hwpt(blind, ioas, DIRTY_TRACKING)) == EOPNOTSUPP
+    attach(blind, ioas)
+    before = world.snapshot()
+    assert errno_of(lambda: replace(blind, hwpt)) == EINVAL
+    assert world.snapshot() == before
+
+
+def test_a_nest_parent_and_what_was_mapped_to_be_read(world: World, plug: Plug) -> None:
+    ioas, origin, device = world.ioas(), world.origin(), plug("vtd")
+    map_(ioas, origin, 0, P, 0)
+    map_(ioas, origin, P, P, P, prot=PROT_READ)
+    for shown_already in (False, True):
+        if shown_already:
+            attach(device, ioas)
+        before = world.snapshot()
+        assert errno_of(lambda: new_hwpt(device, ioas, NEST_PARENT)) == EINVAL
+        assert world.snapshot() == before
+    ioas.iopt.unmap(P, 2 * P - 1, 1)
+    parent = new_hwpt(device, ioas, NEST_PARENT)
+    before = world.snapshot()
+    assert errno_of(lambda: map_(ioas, origin, P, P, P, prot=PROT_READ)) == EINVAL
+    assert world.snapshot() == before
+    map_(ioas, origin, P, P, P, prot=PROT_WRITE)
+    assert errno_of(lambda: device.dma_read(P, memoryview(bytearray(1)))) == EPERM
+    world.context.objects.remove(parent.id)
+    map_(ioas, origin, 2 * P, P, 2 * P, prot=PROT_READ)
+
+
+def test_nested_dma_goes_nowhere(world: World, plug: Plug) -> None:
+    ioas, device = world.ioas(), plug("vtd")
+    map_(ioas, world.origin(), 0, P, 0)
+    nested = nest(new_hwpt(device, ioas, NEST_PARENT), device, data=(7).to_bytes(8, "little") + (0x1000).to_bytes(8, "little") + S1[16:])
+    assert isinstance(nested.domain, VtdNested)
+    assert (nested.domain.flags, nested.domain.table, nested.domain.width) == (7, 0x1000, 48)
+    assert errno_of(lambda: attach(device, nested)) == EINVAL  # no extended access flag in this VT-d
+    attach(device, nest(nested.parent, device))
+    assert errno_of(lambda: device.dma_read(0, memoryview(bytearray(1)))) == ENOENT
+
+
+def test_a_long_array_of_invalidations_pauses(world: World, plug: Plug) -> None:
+    device = plug("vtd")
+    nested = nest(new_hwpt(device, world.ioas(), NEST_PARENT), device)
+    count = 10_000
+    array = UserArray(0, 24, count, lambda offset, length: bytes(length))
+    pauses = sum(1 for _ in nested.domain.invalidate(array))
+    assert array.done == count
+    assert pauses == 4  # 24 * 10,000 bytes, by 64 KiB
+
+
+def test_the_registers_of_vtd_say_what_it_does() -> None:
+    def bits(register: int, low: int, count: int = 1) -> int:
+        return register >> low & (1 << count) - 1
+
+    driver: Any = VtdDriver(0)
+    assert bits(CAP, 16, 6) + 1 == 48
+    assert bits(CAP, 8, 5) == 1 << 2
+    assert driver.domain(NEST_PARENT, None).aperture_last == (1 << 48) - 1
+    assert driver.domain(0, None).aperture_last == (1 << 47) - 1
+    assert driver.domain(0, None).page_sizes == P | (2 << 20) * bits(CAP, 34) | (1 << 30) * bits(CAP, 56)
+    assert [bits(ECAP, bit) for bit in (7, 26, 31, 34, 40, 43, 45, 46, 47, 48)] == [1, 1, 1, 0, 1, 1, 1, 1, 1, 1]
+    assert 2 << bits(ECAP, 35, 5) == VtdDriver(PASIDS).max_pasids
+    assert VtdDriver(NO_DIRTY).ecap ^ ECAP == 1 << 45
+
+
+def test_the_registers_are_documented() -> None:
+    text = (ROOT / "docs" / "devices.md").read_text()
+    for register in (CAP, ECAP, EFR, EFR2):
+        assert f" {register:#x} |" in text
