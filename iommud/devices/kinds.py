@@ -26,6 +26,12 @@ def _vtd(flags: int) -> "Driver":
     return VtdDriver(flags)
 
 
+def _smmuv3(flags: int) -> "Driver":
+    from .smmuv3 import Smmuv3Driver
+
+    return Smmuv3Driver(flags)
+
+
 def _amd(flags: int) -> "Driver":
     from .amd import AmdDriver
 
@@ -36,5 +42,6 @@ DEFAULT: Final = "mock"
 KINDS: Final[Mapping[str, Callable[[int], "Driver"]]] = {
     "mock": _mock,
     "vtd": _vtd,
+    "smmuv3": _smmuv3,
     "amd": _amd,
 }

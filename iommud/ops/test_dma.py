@@ -3,7 +3,7 @@
 from errno import EINVAL, EOVERFLOW
 from typing import Final
 
-from ..devices import mock, mock_dma, mock_viommu
+from ..devices import mock, mock_dma, mock_viommu, smmuv3
 from ..engine.device import Device
 from ..engine.fault import PageFault
 from ..engine.hwpt import HwptPaging
@@ -46,8 +46,14 @@ async def trigger_iopf(request: Request) -> None:
 
 
 async def trigger_vevent(request: Request) -> None:
-    """An event of the device `dev_id`. ENOENT: no such device. EINVAL: it is no mock device. Errors: mock_viommu.trigger_event."""
+    """An event of the device `dev_id`; of one behind an SMMUv3: that it used a bad stream table entry.
+
+    ENOENT: no such device. EINVAL: its kind has no events. Errors: mock_viommu.trigger_event, Smmuv3Driver.report_event.
+    """
     device = request.context.objects.get(request.cmd.trigger_vevent.dev_id, Device)
-    if not isinstance(device.driver, mock.MockDriver):
-        raise IoctlError(EINVAL, f"{device} is no mock device")
-    mock_viommu.trigger_event(device.driver)
+    if isinstance(device.driver, mock.MockDriver):
+        mock_viommu.trigger_event(device.driver)
+    elif isinstance(device.driver, smmuv3.Smmuv3Driver):
+        device.driver.report_event(smmuv3.BAD_STE)
+    else:
+        raise IoctlError(EINVAL, f"{device} is of a kind without events")

@@ -1,7 +1,8 @@
 """Devices behind different IOMMUs, together in one context: what each takes of the others, and what DMA through it does."""
 
+import struct
 from collections.abc import Callable, Iterator
-from errno import EINVAL, ENOENT, EOPNOTSUPP, EPERM
+from errno import EBUSY, EINVAL, ENOENT, EOPNOTSUPP, EPERM
 from itertools import permutations
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 
 from iommud.devices.amd import EFR, EFR2
 from iommud.devices.kinds import KINDS, NO_DIRTY, PASIDS
+from iommud.devices.smmuv3 import IDR0, IDR1, IDR3, IDR5, Smmuv3Driver
 from iommud.devices.vtd import CAP, DATA_VTD_S1, ECAP, VtdDriver, VtdNested
 from iommud.engine.device import Device, Driver, bind
 from iommud.engine.dirty import read
-from iommud.engine.domain import DIRTY_TRACKING, NEST_PARENT
+from iommud.engine.domain import DIRTY_TRACKING, NEST_PARENT, PASID
 from iommud.engine.hwpt import HwptPaging
 from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
 from iommud.engine.ioas import Ioas
@@ -192,7 +194,38 @@ def test_the_registers_of_vtd_say_what_it_does() -> None:
     assert VtdDriver(NO_DIRTY).ecap ^ ECAP == 1 << 45
 
 
+def test_the_registers_of_smmuv3_say_what_it_does() -> None:
+    def registers(flags: int) -> tuple[int, ...]:
+        kind, data = Smmuv3Driver(flags).hw_info(0)
+        assert kind == 2
+        return struct.unpack("<10I", data)
+
+    seeing, blind = registers(0), registers(NO_DIRTY)
+    assert seeing == (0, 0, IDR0, IDR1, 0, IDR3, 0, IDR5, 0, 2)
+    assert seeing[2] >> 6 & 3 == 2, "accessed and dirty flags"
+    assert blind[2] >> 6 & 3 == 1, "accessed flags only"
+    assert Smmuv3Driver(PASIDS).max_pasids == 1 << (IDR1 >> 6 & 31)
+    assert Smmuv3Driver(0).domain(NEST_PARENT, None).aperture_last == (1 << 48) - 1
+
+
+def test_pasids_leave_no_room_for_a_second_stage(world: World, plug: Plug) -> None:
+    """The engine asks for a page table that suits PASIDs first; the driver would refuse all the same."""
+    device = plug("smmuv3", PASIDS)
+    driver: Any = device.driver
+    first, second = driver.domain(PASID, None), driver.domain(NEST_PARENT, None)
+    driver.attach(first)
+    driver.attach_pasid(3, first, None)
+    assert errno_of(lambda: driver.attach(second)) == EBUSY
+    driver.detach_pasid(3)
+    driver.attach(second)
+    assert errno_of(lambda: driver.attach_pasid(3, first, None)) == EINVAL
+    assert errno_of(lambda: driver.attach_pasid(3, second, None)) == EINVAL
+    driver.detach()
+    driver.attach_pasid(3, first, None)
+    driver.detach_pasid(3)
+
+
 def test_the_registers_are_documented() -> None:
     text = (ROOT / "docs" / "devices.md").read_text()
-    for register in (CAP, ECAP, EFR, EFR2):
+    for register in (CAP, ECAP, EFR, EFR2, IDR0, IDR1, IDR3, IDR5):
         assert f" {register:#x} |" in text
