@@ -55,10 +55,12 @@ def main() -> NoReturn:
 
         run(arguments.command, settings)
 
-    from .serve import Place, serve
+    from .serve import Place, clean, serve
 
-    place = Place(fuse=arguments.fuse, cuse=arguments.cuse, mode=arguments.mode, group=arguments.group)
-    sys.exit(serve(place, settings))
+    place = Place(
+        fuse=arguments.fuse, cuse=arguments.cuse, name=arguments.name, mode=arguments.mode, group=arguments.group
+    )
+    sys.exit((clean if arguments.clean else serve)(place, settings))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,7 +128,8 @@ def _add_serve(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, 
         help="serve /dev/iommu in the foreground",
         description="Serve /dev/iommu in the foreground until SIGTERM or SIGINT.\n"
         "By CUSE where there is a /dev/cuse, else by FUSE.",
-        epilog="Tells systemd when it is ready (Type=notify).",
+        epilog="exit status: 0 when stopped; 1: refused, and it said why; 2: wrong arguments; 70: a bug, with its traceback.\n"
+        "Tells systemd when it is ready (Type=notify), and that it is alive (WatchdogSec=).",
         **layout,
     )
     parser.set_defaults(parser=parser)
@@ -135,8 +138,16 @@ def _add_serve(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, 
         "--fuse", metavar="PATH", type=os.path.abspath, help="a file that is made, and is the device while this runs"
     )
     where.add_argument("--cuse", metavar="NAME", help="a character device /dev/NAME, made by the kernel")
+    where.add_argument("--name", default="iommu", type=_name, help="/dev/NAME, by what the kernel has (default: iommu)")
+    parser.add_argument("--clean", action="store_true", help="take away what a killed iommud has left there, and end")
     parser.add_argument("--mode", type=_mode, default=0o660, help="permission bits, octal (default: 0660)")
     parser.add_argument("--group", metavar="NAME", help="the group that owns it (default: the caller's)")
+
+
+def _name(text: str) -> str:
+    if text in ("", ".", "..") or "/" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a file in /dev")
+    return text
 
 
 def _mode(text: str) -> int:
