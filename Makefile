@@ -27,8 +27,9 @@ demo: setup  ## build a C program that knows nothing of iommud and show its ioct
 	@echo
 	$(BIN)/iommud run --why -- build/demo
 
-docs: setup  ## docs/ioctls.md, from the code
+docs: setup  ## docs/ioctls.md and completion/, from the code
 	$(BIN)/python -m tests.house.ioctl_table
+	$(BIN)/python -m tests.house.completion
 
 lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check $(CODE)
