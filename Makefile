@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 CODE := iommud cuse_glue tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test lint kernel-selftest bench clean
+.PHONY: help setup demo docs test lint kernel-selftest vm-test bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: lint  ## everything this machine can run: lint, the kernel's selftest, pyt
 kernel-selftest: setup  ## the kernel's own selftest of IOMMUFD, unmodified, against the list of expected failures
 	@scripts/need xz-utils || true
 	$(BIN)/python tests/kernel_selftest/run.py
+
+vm-test: setup  ## the character device (CUSE) in a virtual machine with Debian's stock kernel; part of `make test`
+	$(BIN)/python -m pytest -q tests/vm
 
 bench: setup  ## round trips beside a C server that does nothing; writes build/bench.json
 	$(BIN)/python tests/bench/run.py
