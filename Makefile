@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 CODE := iommud cuse_glue tests scripts/installer.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test lint kernel-selftest bench build install uninstall clean
+.PHONY: help setup demo docs test lint kernel-selftest vm-test bench build install uninstall clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test: lint  ## everything this machine can run: lint, the kernel's selftest, pyt
 kernel-selftest: setup  ## the kernel's own selftest of IOMMUFD, unmodified, against the list of expected failures
 	@scripts/need xz-utils || true
 	$(BIN)/python tests/kernel_selftest/run.py
+
+vm-test: setup  ## the character device (CUSE) in a virtual machine with Debian's stock kernel; part of `make test`
+	$(BIN)/python -m pytest -q tests/vm
 
 bench: setup  ## round trips beside a C server that does nothing; writes build/bench.json
 	$(BIN)/python tests/bench/run.py

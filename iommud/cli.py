@@ -142,16 +142,10 @@ def _add_serve(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, 
         "serve",
         parents=[shared],
         help="serve /dev/iommu in the foreground",
-<<<<<<< HEAD
-        description="Serve /dev/iommu in the foreground until SIGTERM or SIGINT.\n"
-        "By CUSE where there is a /dev/cuse, else by FUSE.",
-        epilog="exit status: 0 when stopped; 1: refused, and it said why; 2: wrong arguments; 70: a bug, with its traceback.\n"
-        "Tells systemd when it is ready (Type=notify), and that it is alive (WatchdogSec=).",
-=======
         description="Serve /dev/iommu for everybody on this machine, in the foreground, until SIGTERM or SIGINT.\n"
         "By CUSE where there is a /dev/cuse, else by FUSE. Needs root.",
-        epilog="Tells systemd when it is ready (Type=notify).",
->>>>>>> wheel
+        epilog="exit status: 0: stopped; 1: refused, with a sentence; 2: wrong arguments; 70: a bug, with a traceback\n"
+        "Tells systemd when it is ready (Type=notify), and that it is alive (WatchdogSec=).",
         **layout,
     )
     parser.set_defaults(parser=parser)
@@ -159,17 +153,11 @@ def _add_serve(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, 
     where.add_argument(
         "--fuse", metavar="PATH", type=os.path.abspath, help="serve a file PATH, which is made, and gone afterwards"
     )
-<<<<<<< HEAD
-    where.add_argument("--cuse", metavar="NAME", help="a character device /dev/NAME, made by the kernel")
-    where.add_argument("--name", default="iommu", type=_name, help="/dev/NAME, by what the kernel has (default: iommu)")
-    parser.add_argument("--clean", action="store_true", help="take away what a killed iommud has left there, and end")
-    parser.add_argument("--mode", type=_mode, default=0o660, help="permission bits, octal (default: 0660)")
-    parser.add_argument("--group", metavar="NAME", help="the group that owns it (default: the caller's)")
-=======
     where.add_argument("--cuse", metavar="NAME", help="serve a character device /dev/NAME (the kernel needs CUSE)")
+    where.add_argument("--name", default="iommu", type=_name, help="serve /dev/NAME, by what the kernel has (default: iommu)")
+    parser.add_argument("--clean", action="store_true", help="remove what an iommud that was killed has left there, and end")
     parser.add_argument("--mode", type=_mode, default=0o660, help="its permission bits, octal (default: 0660)")
     parser.add_argument("--group", metavar="GROUP", help="its group, by name (default: the caller's)")
->>>>>>> wheel
 
 
 def _name(text: str) -> str:
