@@ -24,7 +24,7 @@ _iommud() {
         fi
         case $place:${COMP_WORDS[i]} in
             iommud:run | iommud:serve) place=${COMP_WORDS[i]} ;;
-            run:--iommu | run:--log-level | serve:--iommu | serve:--log-level | serve:--fuse | serve:--cuse | serve:--mode | serve:--group) option=${COMP_WORDS[i]} ;;
+            run:--iommu | run:--log-level | serve:--iommu | serve:--log-level | serve:--fuse | serve:--cuse | serve:--name | serve:--mode | serve:--group) option=${COMP_WORDS[i]} ;;
             run:--) _iommud_program $((i + 1)); return ;;
             run:-*) ;;
             run:*) _iommud_program $i; return ;;
@@ -40,7 +40,7 @@ _iommud() {
         serve:--group) words=$(compgen -g -- "$word") ;;
         *:?*) ;;
         run:) if [[ $word == -* ]]; then words=$(compgen -W '-h --help --why --vfio --mock --iommu --log-level' -- "$word"); else _iommud_program $COMP_CWORD; fi ;;
-        serve:) words=$(compgen -W '-h --help --why --vfio --mock --iommu --log-level --fuse --cuse --mode --group' -- "$word") ;;
+        serve:) words=$(compgen -W '-h --help --why --vfio --mock --iommu --log-level --fuse --cuse --name --clean --mode --group' -- "$word") ;;
         iommud:) words=$(compgen -W 'run serve -h --help --version' -- "$word") ;;
     esac
     [[ $words ]] && mapfile -t COMPREPLY <<<"$words"

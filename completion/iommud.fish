@@ -9,7 +9,7 @@ function __iommud_place
         switch $place:$words[1]
             case iommud:run iommud:serve
                 set place $words[1]
-            case run:--iommu run:--log-level serve:--iommu serve:--log-level serve:--fuse serve:--cuse serve:--mode serve:--group
+            case run:--iommu run:--log-level serve:--iommu serve:--log-level serve:--fuse serve:--cuse serve:--name serve:--mode serve:--group
                 set -e words[1]
             case run:--
                 set -e words[1]
@@ -55,5 +55,7 @@ complete -c iommud -n '__iommud_is_at serve' -l iommu -xa 'mock vtd smmuv3 amd' 
 complete -c iommud -n '__iommud_is_at serve' -l log-level -xa 'debug info warning error' -d 'from which level on to log to stderr: debug, info, warning, error (default: warning)'
 complete -c iommud -n '__iommud_is_at serve' -l fuse -rF -d 'serve a file PATH, which is made, and gone afterwards'
 complete -c iommud -n '__iommud_is_at serve' -l cuse -x -d 'serve a character device /dev/NAME (the kernel needs CUSE)'
+complete -c iommud -n '__iommud_is_at serve' -l name -x -d 'serve /dev/NAME, by what the kernel has (default: iommu)'
+complete -c iommud -n '__iommud_is_at serve' -l clean -d 'remove what an iommud that was killed has left there, and end'
 complete -c iommud -n '__iommud_is_at serve' -l mode -x -d 'its permission bits, octal (default: 0660)'
 complete -c iommud -n '__iommud_is_at serve' -l group -xa '(__fish_complete_groups)' -d 'its group, by name (default: the caller\'s)'

@@ -251,9 +251,10 @@ class _Job:
             ) from None
 
     def _check_filters(self) -> None:
-        # Filters are inherited and never dropped. As many as we have: the same ones (a container's), and those let us open files.
-        theirs, ours = (_status(tid).get("Seccomp_filters", 0) for tid in (self.tid, threading.get_native_id()))
-        if theirs > ours:
+        # Filters are inherited and never dropped. As many as the first process has: the same ones (a container's), and if we live under
+        # them as well they let us open files. Those that only a service has (systemd's SystemCallFilter=) say nothing of a client's.
+        theirs, ours, first = (_status(tid).get("Seccomp_filters", 0) for tid in (self.tid, threading.get_native_id(), 1))
+        if theirs > min(ours, first):
             raise Refused(
                 errno.EPERM,
                 "the client has a seccomp filter, which might kill it if we made it open a file; to suspend that takes CAP_SYS_ADMIN",

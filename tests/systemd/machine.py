@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support import PATIENCE
 
 BOOT = Path(__file__).with_name("boot.sh")
-NAMESPACES = "--mount --pid --net --cgroup --uts --ipc".split()
+NAMESPACES = ["--mount", "--pid", "--net", "--cgroup", "--uts", "--ipc"]
 
 
 class Machine:
