@@ -83,7 +83,7 @@ def clean(place: Place, settings: "Settings") -> int:
     path = _fuse_path(place)
     beside = os.path.join(os.path.dirname(path), VFIO)
     for each in (path, beside) if settings.vfio else (path,):
-        if place.cuse is None and os.path.lexists(each):
+        if place.cuse is None and (mount.mounted_type(each) is not None or os.path.lexists(each)):
             try:
                 _remove(each, _claim(each))
             except Unusable as error:

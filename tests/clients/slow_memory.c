@@ -4,18 +4,13 @@
  * likes (userfaultfd). The ioctl waits for it, nobody else does, a signal does not end it, and a
  * kill does.
  */
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <linux/userfaultfd.h>
-#include <poll.h>
+#include "slow_page.h"
+
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/wait.h>
 
-#include "client.h"
-
-static long page;
 static atomic_int handled;
 
 static void on_signal(int number)
@@ -41,32 +36,6 @@ static void *allocate(void *arg)
 	slow->error = errno;
 	slow->done = 1;
 	return NULL;
-}
-
-/* A page that is not there until somebody fills it; the descriptor that tells when it is wanted. */
-static int slow_page(void **where)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register range;
-	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
-
-	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		return -1;
-	*where = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	range = (struct uffdio_register){
-		.range = { .start = (uintptr_t)*where, .len = page },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	return ioctl(uffd, UFFDIO_REGISTER, &range) ? -1 : uffd;
-}
-
-static void wait_wanted(int uffd)
-{
-	struct pollfd wanted = { .fd = uffd, .events = POLLIN };
-	struct uffd_msg message;
-
-	if (poll(&wanted, 1, 20000) != 1 || read(uffd, &message, sizeof(message)) != sizeof(message))
-		exit(3);
 }
 
 static void fill(int uffd, void *where, const void *data, size_t size)

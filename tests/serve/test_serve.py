@@ -206,11 +206,14 @@ def test_unmounted_by_somebody_else_it_ends(start: Start, path: str) -> None:
     assert not os.path.lexists(path)
 
 
-def test_takes_over_from_one_that_was_killed(start: Start, path: str, probe: str) -> None:
+@pytest.mark.parametrize("used", [False, True])
+def test_takes_over_from_one_that_was_killed(start: Start, path: str, probe: str, used: bool) -> None:
     first = start("--fuse", path).wait_ready()
+    if used:  # then the kernel remembers attributes, and stat(2) tells nothing
+        subprocess.run([probe, "once", path], check=True, stdout=subprocess.DEVNULL)
     first.stop(signal.SIGKILL)
     with pytest.raises(OSError, match="not connected"):
-        os.stat(path)
+        os.open(path, os.O_RDWR)
     second = start("--fuse", path).wait_ready()
     assert len(mounts_at(path)) == 1
     assert subprocess.check_output([probe, "once", path]) == b"ioas 1\nrefused 2\n"

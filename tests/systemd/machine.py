@@ -24,7 +24,9 @@ class Machine:
         self.shared.mkdir()
         work = directory / "work"
         work.mkdir()
-        self._cgroup = _cgroup2() / f"iommud-test-{os.getpid()}"
+        groups = _cgroup2()
+        assert groups is not None
+        self._cgroup = groups / f"iommud-test-{os.getpid()}"
         self._cgroup.mkdir()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
             link.bind(str(self.shared / "notify"))
@@ -50,8 +52,19 @@ class Machine:
             inside += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
         return [*inside, *words]
 
-    def run(self, *words: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*words, user=user), capture_output=True, text=True, timeout=PATIENCE)
+    def run(self, *words: str, user: str | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*words, user=user), input=stdin, capture_output=True, text=True, timeout=PATIENCE)
+
+    def check(self, *words: str, user: str | None = None, stdin: str = "") -> str:
+        """What it prints, if it succeeds. AssertionError: it does not."""
+        done = self.run(*words, user=user, stdin=stdin)
+        assert done.returncode == 0, f"{words}: {done.returncode}, {done.stderr}"
+        return done.stdout
+
+    def write(self, path: str, text: str) -> None:
+        """A file in it."""
+        self.check("mkdir", "-p", os.path.dirname(path))
+        self.check("tee", path, stdin=text)
 
     def start(self, *words: str, user: str | None = None) -> subprocess.Popen[str]:
         """With pipes to its stdin and stdout."""
@@ -63,17 +76,27 @@ class Machine:
         _remove_cgroup(self._cgroup)
 
 
+def missing() -> str | None:
+    """What this machine lacks for a Machine, in words; None: nothing."""
+    if not os.path.exists("/lib/systemd/systemd"):
+        return "no systemd is installed"
+    if _cgroup2() is None:
+        return "version 2 of control groups is not mounted"
+    done = subprocess.run(["unshare", *NAMESPACES, "--fork", "true"], capture_output=True, text=True)
+    return done.stderr.strip() or None if done.returncode else None
+
+
 def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _cgroup2() -> Path:
-    """Where the version 2 of control groups is mounted."""
+def _cgroup2() -> Path | None:
+    """Where version 2 of control groups is mounted."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
         fields = line.split(" ")
         if fields[2] == "cgroup2":
             return Path(fields[1])
-    raise FileNotFoundError("cgroup2 is not mounted")
+    return None
 
 
 def _remove_cgroup(cgroup: Path) -> None:
