@@ -74,9 +74,9 @@ class Tree:
         """A file that is left alone if it is there: it was not ours, or was changed."""
         if self.real(path).exists():
             print(f"kept: {self.real(path)}")
-            return
-        self.put(path, content)
-        self.files.remove(str(path))
+        else:
+            self.put(path, content)
+            self.files.remove(str(path))
         self.configuration[str(path)] = hashlib.sha256(content).hexdigest()
 
     def _make_directory(self, path: Path) -> None:
@@ -100,7 +100,7 @@ class Tree:
             if real.exists() and hashlib.sha256(real.read_bytes()).hexdigest() == digest:
                 real.unlink()
             elif real.exists():
-                print(f"kept, because it was changed: {real}")
+                print(f"kept, because it is not as it was installed: {real}")
         for name in [*self.files, str(self.list_path)]:
             self.real(Path(name)).unlink(missing_ok=True)
             if name.endswith(".py"):

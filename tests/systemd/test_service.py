@@ -60,7 +60,8 @@ class Service:
             assert journal.stdout is not None
             try:
                 while not fulfilled():
-                    wait_for_input(journal.stdout.fileno(), f"what is waited for in: {self.machine.run('systemctl', 'status', UNIT).stdout}")
+                    status = self.machine.run("systemctl", "status", UNIT).stdout
+                    wait_for_input(journal.stdout.fileno(), f"what is waited for, in: {status}")
                     os.read(journal.stdout.fileno(), 1 << 16)
             finally:
                 journal.kill()
