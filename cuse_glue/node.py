@@ -36,10 +36,6 @@ class Work(NamedTuple):
 class OpenFile(Protocol):
     """What one open(2) made. Methods may raise OSError with the errno that the client is to get."""
 
-    @property
-    def seekable(self) -> bool:
-        """Whether the file has a position (the kernel keeps it); if not, lseek(2) gives ESPIPE."""
-
     async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
         """The result of ioctl(2): any int of 32 bits, or -errno."""
 
@@ -149,8 +145,8 @@ class Node:
         handle = self._next_handle
         self._next_handle += 1
         self.files[handle] = file
-        kept = wire.FOPEN_DIRECT_IO | wire.FOPEN_NOFLUSH
-        return wire.OPEN_OUT.pack(handle, kept if file.seekable else kept | wire.FOPEN_NONSEEKABLE | wire.FOPEN_STREAM, 0)
+        kept = wire.FOPEN_DIRECT_IO | wire.FOPEN_NOFLUSH | wire.FOPEN_NONSEEKABLE | wire.FOPEN_STREAM  # CUSE looks at none
+        return wire.OPEN_OUT.pack(handle, kept, 0)
 
     def _release(self, _caller: Caller, body: memoryview) -> bytes:
         handle = wire.RELEASE_IN.unpack_from(body)[0]

@@ -1,14 +1,17 @@
 """Descriptors that ioctls give to clients, and the way back from a client's descriptor number to what it stands for.
 
 A client names an access by the number of a descriptor of its own, which may have been duplicated, inherited or sent. What tells us which of
-our open files it is, at the cost of one small read and from any process, is the file's position: ours to set when we give it, random,
-and of no other use, as these files are neither read nor written at a position. Who moves it loses the access (EBADFD).
+our open files it is, at the cost of one small read and from any process, is a lock that we put on it when we give it: of one byte at a
+random place, held by the open file and not by a process (F_OFD_SETLK), and shown in /proc/TID/fdinfo. Who takes it off loses the access
+(EBADFD).
 """
 
+import fcntl
 import os
 import re
 import secrets
 import select
+import struct
 from collections.abc import Callable
 from errno import EBADFD, EINVAL, EMFILE, ENOMEM, ENOTTY
 from typing import Final
@@ -23,13 +26,14 @@ from .request import Given, Request
 # A device without a poll of its own, as the kernel's are: always ready for everything.
 ALWAYS_READY: Final = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 
-_POSITION: Final = re.compile(rb"^pos:\t(\d+)$", re.MULTILINE)
+_F_OFD_SETLK: Final = 37
+_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock: type whence start length pid
+_MARK: Final = re.compile(rb"^lock:\t\d+: OFDLCK .* (\d+) \1$", re.MULTILINE)  # a lock of one byte: where
+_FDINFO: Final = 4096  # bytes of it that are read
 
 
 class GivenFile:
     """The open file behind a descriptor that was given: it answers nothing by itself, but its last close matters."""
-
-    seekable: Final = True
 
     def __init__(self, behind: Given, forget: Callable[[], None]) -> None:
         self.behind = behind
@@ -53,7 +57,7 @@ class GivenFile:
 
 
 class DescriptorBook:
-    """What was given, by position. `Descriptors` of ops.request for real processes."""
+    """What was given, by its mark. `Descriptors` of ops.request for real processes."""
 
     def __init__(self, injector: Injector) -> None:
         self._injector = injector
@@ -64,17 +68,20 @@ class DescriptorBook:
     ) -> None:
         caller = request.caller
         assert isinstance(caller, Caller)
-        position = secrets.randbits(62) | 1
+        place = secrets.randbits(62) | 1
 
         def forget() -> None:
-            del self._given[position]
+            del self._given[place]
 
-        file = self._given[position] = GivenFile(behind, forget)
+        file = self._given[place] = GivenFile(behind, forget)
+        kind = fcntl.F_WRLCK if flags & os.O_ACCMODE == os.O_WRONLY else fcntl.F_RDLCK  # what the open mode allows
 
         def mark(number: int) -> bytes:
             fd = caller.descriptor(number)
             try:
-                os.lseek(fd, position, os.SEEK_SET)
+                fcntl.fcntl(fd, _F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, place, 1, 0))
+            except OSError as error:
+                raise Refused(no_room, f"the new file cannot be marked, does a program hold a lock on the device? {error.strerror}") from None
             finally:
                 os.close(fd)
             return number.to_bytes(4, "little")
@@ -103,10 +110,10 @@ class DescriptorBook:
             raise IoctlError(EBADFD, f"descriptor {number} of the caller is none that was given to it here")
         try:
             with open(f"/proc/{caller.tid}/fdinfo/{number & 0xFFFFFFFF}", "rb", buffering=0) as info:
-                found = _POSITION.search(info.read(256))
+                marks = _MARK.findall(info.read(_FDINFO))
         except OSError:
             raise IoctlError(EBADFD, f"the caller has no descriptor {number}") from None
-        file = self._given.get(int(found[1])) if found is not None else None
-        if file is None:
-            raise IoctlError(EBADFD, f"descriptor {number} of the caller is none that was given to it here")
-        return file.behind
+        for place in map(int, marks):
+            if place in self._given:
+                return self._given[place].behind
+        raise IoctlError(EBADFD, f"descriptor {number} of the caller is none that was given to it here")

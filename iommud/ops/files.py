@@ -118,8 +118,6 @@ class ShownFile:
 class IommuFile:
     """One open of the device."""
 
-    seekable: Final = False
-
     def __init__(self, device: IommuDevice) -> None:
         self._device = device
         self.context = Context(device.host)

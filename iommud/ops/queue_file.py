@@ -19,8 +19,6 @@ from .request import Request
 class QueueFile:
     """What a queue's open file has in common with another's. It keeps the context."""
 
-    seekable: Final = False
-
     def __init__(self, context: Context, queue: Object) -> None:
         self._context = context
         self.queue: Final = queue

@@ -45,8 +45,6 @@ class Device:
 class File:
     """What all files have in common: they do nothing."""
 
-    seekable = False
-
     async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
         return -errno.ENOTTY
 
