@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import AS_NOBODY, PATIENCE, ROOT
-
-from .conftest import make
+from tests.support import AS_NOBODY, PATIENCE, ROOT, make
 
 pytestmark = pytest.mark.usefixtures("built")
 
