@@ -26,7 +26,7 @@ class Machine:
         work.mkdir()
         groups = _cgroup2()
         assert groups is not None
-        self._cgroup = groups / f"iommud-test-{os.getpid()}"
+        self._cgroup = groups / f"{directory.name}-{os.getpid()}"
         self._cgroup.mkdir()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
             link.bind(str(self.shared / "notify"))
