@@ -392,6 +392,8 @@ class IoPagetable:
 
 
 def _check_shown(domain: Domain, area: Area) -> None:
-    # Ref: v7.3 generic_pt/fmt/vtdss.h vtdss_pt_iommu_set_prot
+    # Ref: v7.3 generic_pt/iommu_pt.h map_range, io-pgtable-arm.c arm_lpae_map_pages, generic_pt/fmt/vtdss.h vtdss_pt_iommu_set_prot
+    if not area.prot & (PROT_READ | PROT_WRITE):
+        raise IoctlError(EINVAL, f"{area} is neither readable nor writeable, which no page table shows")
     if domain.writeable_only and not area.prot & PROT_WRITE:
         raise IoctlError(EINVAL, f"{area} was mapped without IOMMU_IOAS_MAP_WRITEABLE, which a page table of this IOAS cannot show")

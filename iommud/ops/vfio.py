@@ -126,7 +126,8 @@ _PLAIN: Final[Mapping[str, Callable[[Context, Caller, int], int]]] = {
 
 
 async def _map_dma(request: Request) -> None:
-    """As IOAS_MAP at a fixed IOVA, but neither readable nor writeable will do. EINVAL: unknown flags. ENODEV: no compat IOAS."""
+    """As IOAS_MAP at a fixed IOVA, but neither readable nor writeable will do until a page table has to show it. EINVAL: unknown flags.
+    ENODEV: no compat IOAS."""
     cmd = request.cmd
     if cmd.flags & ~(_READ | _WRITE):
         raise IoctlError(EINVAL, f"flags {cmd.flags:#x} has the unknown bits {cmd.flags & ~(_READ | _WRITE):#x}")
