@@ -7,12 +7,14 @@ import pytest
 
 from tests.clients.build import build
 from tests.clients.daemon import Daemon
-from tests.clients.test_clients import judge
+from tests.clients.test_clients import judge, last_line
 from tests.support import AS_NOBODY, IOMMUD, PATIENCE
 
 RUN = [IOMMUD, "run", "--mock", "--vfio", "--"]
 # What it was told by Linux, once for each kind of container.
 LINUX_SAID = 2 * ["# page sizes 0x1ffffff000", "# IOVAs 0x1000000 to 0x7fffffff"]
+# What the calls of `fuzz_vfio N 20000` were answered by Linux 7.3, as a checksum over all errnos and all values written back.
+LINUX_ANSWERS = {1: "72a23453bb805385", 2: "186c8ab636f5a790", 3: "ca6cfcb1e4ad179b"}
 
 
 def test_on_vfios_own_path() -> None:
@@ -47,3 +49,9 @@ def test_beside_a_served_device(open_directory: Path, connections: Path) -> None
         judge([build("mock/type1"), str(path)])
         daemon.stop()
     assert not vfio.parent.exists()
+
+
+@pytest.mark.parametrize("seed", LINUX_ANSWERS)
+def test_random_calls_are_answered_as_by_linux(seed: int) -> None:
+    """The container's ioctls among IOMMUFD's own, with devices and accesses that come and go."""
+    assert last_line(IOMMUD, "run", "--mock", "--", build("fuzz_vfio"), str(seed), "20000") == f"checksum {LINUX_ANSWERS[seed]}"
