@@ -203,6 +203,11 @@ class IoPagetable:
             start = area.last + 1
         return unmapped, start
 
+    def refuses(self, start: int, last: int) -> bool:
+        """Whether `unmap` of start..last raises at once; if so, it stopped there to tell first what it had unmapped."""
+        area = self.areas.first(start, last)
+        return area is not None and self._unmap_refusal(area, start, last) is not None
+
     @staticmethod
     def _unmap_refusal(area: Area, start: int, last: int) -> IoctlError | None:
         if area.pages is None:

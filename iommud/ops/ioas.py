@@ -207,8 +207,9 @@ async def unmap_range(ioas: Ioas, start: int, last: int, unmapped: Callable[[int
             break
         area = ioas.iopt.pinned_at(position)
         if area is None:
-            await leave()
-            await trio.lowlevel.checkpoint()
+            if not ioas.iopt.refuses(position, last):  # there are more than are unmapped at once
+                await leave()
+                await trio.lowlevel.checkpoint()
             continue
         tries = tries + 1 if area is asked else 1
         asked = area
