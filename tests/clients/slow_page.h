@@ -10,20 +10,18 @@
 
 static long page; /* its size in bytes; to be set first */
 
-/* A page that is not there until somebody fills it; the descriptor that tells when it is wanted. */
-static inline int slow_page(void **where)
+/* New pages, of which the last is not there until somebody fills it; a descriptor tells when. */
+static inline int slow_pages(int count, void **where)
 {
 	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register range;
+	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
 
 	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
 		return -1;
-	*where = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	range = (struct uffdio_register){
-		.range = { .start = (uintptr_t)*where, .len = page },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
+	*where = mmap(NULL, count * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	range.range.start = (uintptr_t)*where + (count - 1) * page;
+	range.range.len = page;
 	return ioctl(uffd, UFFDIO_REGISTER, &range) ? -1 : uffd;
 }
 

@@ -25,7 +25,7 @@ int main(int argc, char **argv)
 	page = sysconf(_SC_PAGESIZE);
 	checks_begin();
 	fd = open(argc > 1 ? argv[1] : DEVICE, O_RDWR | O_CLOEXEC);
-	uffd = slow_page(&where);
+	uffd = slow_pages(1, &where);
 	NEED(fd >= 0 && uffd >= 0);
 	NEED(pthread_create(&thread, NULL, allocate, NULL) == 0);
 	wait_wanted(uffd);

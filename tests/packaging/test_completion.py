@@ -1,7 +1,6 @@
 """What the shells complete after `iommud`, asked of the shells themselves."""
 
 import os
-import pty
 import re
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ import pytest
 from tests.house.completion import DIRECTORY, FILES
 from tests.house.options import commands
 from tests.packaging.need import need
-from tests.support import PATIENCE, wait_for_input
+from tests.support import PATIENCE
+from tests.terminal import Terminal
 
 PROGRAM = "zyzzyva"  # a command that no machine has
 FLAGS = {command.name: set(command.flags) for command in commands()}
@@ -85,46 +85,23 @@ def test_fish(line: str, environment: dict[str, str]) -> None:
     assert fish(line, environment) == LINES[line]
 
 
-class Prompt:
-    """An interactive shell on a terminal of its own, that has loaded the completion."""
-
-    def __init__(self, command: list[str], load: str, environment: dict[str, str]) -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            try:
-                os.execvpe(command[0], command, environment)
-            finally:
-                os._exit(99)
-        self.type(f"{load}; echo read''y\n")
-        self.read_until(rb"ready\r\n")
-
-    def type(self, keys: str) -> None:
-        os.write(self.fd, keys.encode())
-
-    def read_until(self, pattern: bytes) -> None:
-        seen = b""
-        while not re.search(pattern, seen):
-            wait_for_input(self.fd, f"{pattern!r} after {seen!r}")
-            seen += os.read(self.fd, 4096)
-
-    def close(self) -> None:
-        os.close(self.fd)  # hangs up
-        os.waitpid(self.pid, 0)
-
-
 @pytest.fixture(params=["bash", "zsh"])
-def prompt(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path) -> Iterator[Prompt]:
+def prompt(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path) -> Iterator[Terminal]:
+    """An interactive shell that has loaded the completion."""
     if request.param == "bash":
-        found = Prompt(["bash", "--noprofile", "--norc", "-i"], f"source {DIRECTORY / 'iommud.bash'}", environment)
+        shell, load = ["bash", "--noprofile", "--norc", "-i"], f"source {DIRECTORY / 'iommud.bash'}"
     else:
+        shell = [need("zsh"), "-f", "-i"]
         load = f"fpath=({DIRECTORY} $fpath); autoload -Uz compinit && compinit -u -d {tmp_path / 'dump'}"
-        found = Prompt([need("zsh"), "-f", "-i"], load, environment)
-    yield found
-    found.close()
+    terminal = Terminal(shell, environment)
+    terminal.type(f"{load}; echo read''y\n")
+    terminal.read_until(rb"ready\r\n")
+    yield terminal
+    terminal.hang_up()
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if len(LINES[line]) == 1])
-def test_tab(line: str, prompt: Prompt) -> None:
+def test_tab(line: str, prompt: Terminal) -> None:
     [word] = LINES[line]
     *words, _ = line.split(" ")
     prompt.type(f"{line}\t")
@@ -132,7 +109,7 @@ def test_tab(line: str, prompt: Prompt) -> None:
 
 
 @pytest.mark.parametrize("line", ["iommud serve --fuse {}/pass", f"iommud run -- {PROGRAM} {{}}/pass"])
-def test_tab_completes_files(line: str, prompt: Prompt, tmp_path: Path) -> None:
+def test_tab_completes_files(line: str, prompt: Terminal, tmp_path: Path) -> None:
     (tmp_path / "passenger").touch()
     prompt.type(line.format(tmp_path) + "\t")
     prompt.read_until(rb"/passenger")

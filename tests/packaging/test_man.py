@@ -21,7 +21,7 @@ PLACES = {
     "serve": ["Options of both", "Options of iommud serve"],
 }
 OPTIONS = [(command, option) for command in COMMANDS.values() for option in command.options]
-SENTENCES = ("cuse_glue/mount.py", "cuse_glue/namespace.py", "iommud/run.py", "iommud/serve.py")
+SENTENCES = ("cuse_glue/mount.py", "cuse_glue/namespace.py", "cuse_glue/reach.py", "iommud/run.py", "iommud/serve.py")
 
 
 def section(title: str, kind: str = "Sh") -> str:
