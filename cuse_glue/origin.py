@@ -74,7 +74,7 @@ class Mm:
                 os.close(fd)
             raise
         self._directory, self._mem, self._pagemap, maps = fds
-        self.maps = Maps(maps)
+        self.maps = Maps(maps, self._open_maps)
         self.pid = pid
         self.auxv = auxv
         self.sources: dict[int, Any] = {}  # what `source.Sources` keeps with it, by uid
@@ -233,6 +233,16 @@ class Mm:
         except OSError:
             return 0
         return int(found[1]) * 1024 // PAGE_SIZE if found is not None else 0
+
+    def _open_maps(self) -> int:
+        tid = self._thread()
+        if tid is None:
+            raise ProcessLookupError(errno.ESRCH, self.fate())
+        fd = os.open(f"task/{tid}/maps", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+        if not self._is_here(tid):  # it has executed another program, before the open perhaps
+            os.close(fd)
+            raise ProcessLookupError(errno.ESRCH, self.fate())
+        return fd
 
     def _thread(self) -> int | None:
         """A living thread of this address space, the one that was good last time if it still is. OSError: we are short of descriptors."""

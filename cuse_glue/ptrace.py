@@ -54,17 +54,16 @@ _WNOTHREAD: Final = 0x2000_0000  # __WNOTHREAD: only what this thread traces
 _SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
 _SIGMASK_SIZE: Final = 8
 _ALL_SIGNALS: Final = (1 << 64) - 1
-_U64: Final = (1 << 64) - 1
 _RESTART: Final = range(-516, -511)  # -ERESTART*: the kernel would make the call again after a signal
 _PROC_SYSCALL_TRIES: Final = 1000
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where one kind of machine keeps what we need, as indexes of 64-bit words in its NT_PRSTATUS register set."""
+    """Where one kind of machine keeps what we need, as indexes of words in its NT_PRSTATUS register set."""
 
-    words: int  # of the whole set; a 32-bit thread has a smaller one
-    compat_result: int  # index of a 32-bit word: the result in a 32-bit thread's set
+    bits: int  # of a word, and of what a call returns
+    words: int  # of the whole set
     instruction: bytes  # what enters the kernel, just before the instruction pointer at the stop
     instruction_pointer: int
     stack_pointer: int
@@ -78,12 +77,47 @@ class Machine:
     openat: int
     close: int
     sigprocmask: int
+    compat: "Machine | None" = None  # what a 32-bit thread runs on; its set is smaller
 
+    @property
+    def size(self) -> int:
+        """Of the set, in bytes."""
+        return self.words * self.bits // 8
+
+    @property
+    def most(self) -> int:
+        """The highest word."""
+        return (1 << self.bits) - 1
+
+    def signed(self, word: int) -> int:
+        """A word as what a call returns."""
+        return word - (word >> self.bits - 1 << self.bits)
+
+
+# struct user_regs_struct32; Ref: v7.3 arch/x86/include/asm/user_32.h, arch/x86/entry/syscalls/syscall_32.tbl. However a 32-bit thread
+# entered the kernel, it leaves it just past an int $0x80: the faster ways are in the vdso, where one stands for this (int80_landing_pad).
+I386: Final = Machine(
+    bits=32,
+    words=17,
+    instruction=b"\xcd\x80",  # int $0x80
+    instruction_pointer=12,
+    stack_pointer=15,
+    red_zone=0,
+    called=11,  # orig_eax
+    number=6,  # eax
+    arguments=(0, 1, 2, 3, 4, 5),  # ebx ecx edx esi edi ebp
+    result=6,
+    first_argument=0,
+    ioctl=54,
+    openat=295,
+    close=6,
+    sigprocmask=175,
+)
 
 # struct user_regs_struct; Ref: v7.3 arch/x86/include/asm/user_64.h, arch/x86/entry/syscalls/syscall_64.tbl
 X86_64: Final = Machine(
+    bits=64,
     words=27,
-    compat_result=6,  # eax
     instruction=b"\x0f\x05",  # syscall
     instruction_pointer=16,
     stack_pointer=19,
@@ -97,6 +131,7 @@ X86_64: Final = Machine(
     openat=257,
     close=3,
     sigprocmask=14,
+    compat=I386,
 )
 
 
@@ -129,7 +164,7 @@ class Tracee:
     def __init__(self, tid: int, machine: Machine, options: int = 0) -> None:
         """Seize `tid`; it runs on. OSError: EPERM (another tracer has it, or we may not), ESRCH (it is gone)."""
         self.tid = tid
-        self.machine = machine
+        self.machine = machine  # from `hold` on, what this thread runs on
         if _libc.ptrace(_SEIZE, tid, 0, options | _TRACESYSGOOD) != 0:
             raise OSError(_ffi.errno, os.strerror(_ffi.errno))
         self._buffer: Any = _ffi.new("uint64_t[]", machine.words)
@@ -148,12 +183,15 @@ class Tracee:
 
     def hold(self) -> list[int]:
         """Take hold of the stopped thread: its registers, also kept for `detach`, and its signals blocked. Foreign: it is none of ours."""
+        size = self._read_registers()
+        if size != self.machine.size:
+            if self.machine.compat is None or size != self.machine.compat.size:
+                raise Foreign(f"it has a register set of {size} bytes")
+            self.machine = self.machine.compat
         m = self.machine
-        if self._read_registers() != m.words * 8:
-            raise Foreign("it is a 32-bit program")
-        registers = list(self._buffer)
+        registers = list(self._words())
         if registers[m.called] != m.ioctl:
-            raise Foreign(f"it called {registers[m.called]:#x}, not ioctl as a 64-bit program does")
+            raise Foreign(f"it called {registers[m.called]:#x}, not ioctl as a {m.bits}-bit program does")
         place = registers[m.instruction_pointer] - len(m.instruction)
         if read_memory(self.tid, place, len(m.instruction)) != m.instruction:
             raise Foreign(f"there is no {m.instruction.hex()} at {place:#x}, where it entered the kernel")
@@ -169,14 +207,14 @@ class Tracee:
         while True:
             registers = self._stopped.copy()
             for index, value in zip(m.arguments, arguments, strict=False):
-                registers[index] = value & _U64
+                registers[index] = value & m.most
             registers[m.number] = number
             registers[m.instruction_pointer] -= len(m.instruction)
             self._write_registers(registers)
             self._run_to_boundary()  # the call's entry
             self._run_to_boundary()  # its exit
             self._read_registers()
-            result = int(_ffi.cast("int64_t", self._buffer[m.result]))
+            result = m.signed(self._words()[m.result])
             if result not in _RESTART:
                 return result
 
@@ -185,7 +223,7 @@ class Tracee:
         if self._stopped:
             registers = self._stopped
             if result is not None:
-                registers[self.machine.result] = result & _U64
+                registers[self.machine.result] = result & self.machine.most
             self._write_registers(registers)
             self._ptrace(_SETSIGMASK, _SIGMASK_SIZE, _address(self._mask))
         elif result is not None:
@@ -225,22 +263,24 @@ class Tracee:
         while True:  # it was killed: collect it, or it stays a zombie until we end
             self._wait()
 
+    def _words(self) -> Any:
+        return self._buffer if self.machine.bits == 64 else _ffi.cast("uint32_t *", self._buffer)[0 : self.machine.words]
+
     def _read_registers(self) -> int:
-        self._vec.length = self.machine.words * 8
+        self._vec.length = _ffi.sizeof(self._buffer)
         self._ptrace(_GETREGSET, _NT_PRSTATUS, _address(self._vec))
         return int(self._vec.length)
 
     def _write_registers(self, registers: list[int]) -> None:
-        self._buffer[0 : len(registers)] = registers
-        self._vec.length = len(registers) * 8
+        self._words()[0 : len(registers)] = registers
+        self._vec.length = self.machine.size
         self._ptrace(_SETREGSET, _NT_PRSTATUS, _address(self._vec))
 
     def _write_result(self, result: int) -> None:
         size = self._read_registers()
-        if size == self.machine.words * 8:
-            self._buffer[self.machine.result] = result & _U64
-        else:
-            _ffi.cast("int32_t *", self._buffer)[self.machine.compat_result] = result
+        if size != self.machine.size and self.machine.compat is not None:
+            self.machine = self.machine.compat
+        self._words()[self.machine.result] = result & self.machine.most
         self._vec.length = size
         self._ptrace(_SETREGSET, _NT_PRSTATUS, _address(self._vec))
 

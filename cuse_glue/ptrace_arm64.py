@@ -8,10 +8,30 @@ from typing import Final
 
 from .ptrace import Machine
 
+# What a 32-bit thread has: r0-r15, cpsr, the first argument of its call; Ref: v7.3 arch/arm64/kernel/ptrace.c compat_gpr_get. A program in
+# Thumb code enters the kernel by another instruction, and is none that we can follow.
+ARM: Final = Machine(
+    bits=32,
+    words=18,
+    instruction=b"\x00\x00\x00\xef",  # svc #0
+    instruction_pointer=15,
+    stack_pointer=13,
+    red_zone=0,
+    called=7,  # r7
+    number=7,
+    arguments=(0, 1, 2, 3, 4, 5),
+    result=0,
+    first_argument=17,
+    ioctl=54,
+    openat=322,
+    close=6,
+    sigprocmask=175,
+)
+
 # struct user_pt_regs: x0-x30, sp, pc, pstate; Ref: v7.3 arch/arm64/include/uapi/asm/ptrace.h, include/uapi/asm-generic/unistd.h
 ARM64: Final = Machine(
+    bits=64,
     words=34,
-    compat_result=0,  # r0
     instruction=b"\x01\x00\x00\xd4",  # svc #0
     instruction_pointer=32,
     stack_pointer=31,
@@ -25,4 +45,5 @@ ARM64: Final = Machine(
     openat=56,
     close=57,
     sigprocmask=135,
+    compat=ARM,
 )

@@ -53,6 +53,7 @@ class Session:
         self._running: dict[int, trio.CancelScope] = {}
         self._scope = trio.CancelScope()
         self._ready: Callable[[], None] | None = None
+        self._answered_init = False  # and have not read again yet
         self._nursery: trio.Nursery
         self.requests = 0
         self.replies = 0
@@ -60,7 +61,8 @@ class Session:
     async def serve(self, ready: Callable[[], None] | None = None) -> None:
         """Serve until the mount or device is gone, or `close` was called; then every open file has been released.
 
-        `ready` is called when the first INIT has been answered: from then on open(2) succeeds.
+        `ready` is called when INIT has been answered and the kernel has taken the answer: from then on open(2) succeeds. It may `close`.
+        Never called: the kernel refused, which it does by ending the connection (CUSE: there is a device of that name).
         """
         self._ready = ready
         try:
@@ -93,6 +95,8 @@ class Session:
             try:
                 size = readv(fd, buffers)
             except BlockingIOError:
+                if self._answered_init:
+                    self._begin()
                 in_a_row = 0
                 await trio.lowlevel.wait_readable(fd)
                 continue
@@ -104,6 +108,8 @@ class Session:
                 raise
             if size == 0:
                 return  # CUSE: the device is gone
+            if self._answered_init:
+                self._begin()
             self._request(view[:size])
             in_a_row += 1
             if in_a_row >= DRAIN_LIMIT or self._running:
@@ -136,8 +142,13 @@ class Session:
             self._start(unique, *answer)
             return
         self._reply(unique, 0, answer)
-        if opcode in _INITIAL and self._ready is not None:
-            ready, self._ready = self._ready, None
+        if opcode in _INITIAL:
+            self._answered_init = True
+
+    def _begin(self) -> None:
+        self._answered_init = False
+        ready, self._ready = self._ready, None
+        if ready is not None:
             ready()
 
     def _interrupt(self, body: memoryview) -> None:

@@ -1,7 +1,7 @@
 """What is mapped where in a client: one question per mapping (PROCMAP_QUERY, Linux 6.11), or the text of /proc/PID/maps once.
 
-Both go through one descriptor of /proc/PID/maps, which keeps naming the address space it was opened on: after an exec it says that this is
-gone, and never describes the new program.
+Both go through one descriptor of /proc/TID/maps, which keeps naming the address space it was opened on: after an exec it says that this is
+gone, and never describes the new program. The text is also gone when that one thread has ended; then another that lives there is asked.
 
 Ref: v7.3 include/uapi/linux/fs.h struct procmap_query
 """
@@ -12,6 +12,7 @@ import os
 import re
 import struct
 import threading
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 _PROCMAP_QUERY: Final = 0xC0686611  # _IOWR('f', 17, struct procmap_query)
@@ -49,12 +50,16 @@ class Vma(NamedTuple):
 
 
 class Maps:
-    """The mappings of one address space. Owns its descriptor of /proc/PID/maps."""
+    """The mappings of one address space. Owns its descriptor of /proc/TID/maps.
 
-    __slots__ = ("_fd", "_lock", "_text")
+    `again` gives that of another thread which lives in it. OSError: there is none.
+    """
 
-    def __init__(self, fd: int) -> None:
+    __slots__ = ("_again", "_fd", "_lock", "_text")
+
+    def __init__(self, fd: int, again: Callable[[], int]) -> None:
         self._fd = fd
+        self._again = again
         self._text = False
         self._lock = threading.Lock()
 
@@ -112,16 +117,19 @@ class Maps:
         return found
 
     def _parse(self, start: int, end: int) -> list[Vma]:
-        parts = []
-        try:
-            with self._lock:  # one file position
-                os.lseek(self._fd, 0, os.SEEK_SET)
-                while part := os.read(self._fd, 1 << 16):
-                    parts.append(part)
-        except ProcessLookupError:
-            raise Gone from None
-        text = b"".join(parts)
-        if not text:  # older kernels
+        with self._lock:  # one file position
+            text = self._read()
+            if not text:
+                try:
+                    other = self._again()
+                except OSError as error:
+                    if error.errno in (errno.EMFILE, errno.ENFILE):
+                        raise
+                    raise Gone from None
+                os.dup2(other, self._fd, inheritable=False)
+                os.close(other)
+                text = self._read()
+        if not text:
             raise Gone
         found = []
         for at, upto, r, w, s, offset, major, minor, inode in _LINE.findall(text):
@@ -138,6 +146,16 @@ class Maps:
             if vma.start < end and vma.end > start:
                 found.append(vma)
         return found
+
+    def _read(self) -> bytes:
+        parts = []
+        try:
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            while part := os.read(self._fd, 1 << 16):
+                parts.append(part)
+        except ProcessLookupError:
+            return b""
+        return b"".join(parts)
 
 
 def vm_flags(smaps: bytes, start: int) -> frozenset[str]:

@@ -15,13 +15,13 @@ import errno
 import fcntl
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from . import stderr
+from .limits import allow_many_files
 
 if TYPE_CHECKING:
     from .cli import Settings
@@ -158,8 +158,7 @@ def _detach(link: socket.socket) -> socket.socket:
     for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allow_many_files()
     return connection
 
 

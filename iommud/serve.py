@@ -1,6 +1,7 @@
 """`iommud serve`: one device file for everybody, in the foreground.
 
-By CUSE the kernel makes /dev/NAME and takes it away again when we end, however we end. By FUSE we make an empty file
+By CUSE the kernel makes /dev/NAME and takes it away again when we end, however we end. It does not say when something else has that
+path already, which then stays in front of our device: we look before and afterwards. By FUSE we make an empty file
 and mount on it; that file is locked as long as we live, so what a crashed daemon left behind (the file, and a mount
 that answers ENOTCONN) can be told from what a living one serves, and is taken over. Whatever else stands at the path
 is somebody else's: we say so and stop.
@@ -12,6 +13,7 @@ import fcntl
 import grp
 import logging
 import os
+import re
 import signal
 import stat
 import sys
@@ -24,6 +26,7 @@ from cuse_glue import mount, reach
 from cuse_glue.mount import Unusable
 
 from . import stderr
+from .limits import allow_many_files
 from .systemd import notify, show_life
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("iommud.serve")
 
 CUSE_DEVICE: Final = "/dev/cuse"
+CUSE_CLASS: Final = "/sys/class/cuse"
 NAME: Final = "iommu"
 VFIO: Final = "vfio/vfio"  # beside it
 VFIO_MODE: Final = 0o666  # what the kernel gives it: it does nothing without a device
@@ -39,6 +43,8 @@ SOURCE: Final = "iommud"
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 REFUSED: Final = 1  # exit statuses; 2 is argparse's
 BUG: Final = 70  # EX_SOFTWARE of sysexits.h
+CUSE_NAME: Final = re.compile(r"[\w.+:-]+(/[\w.+:-]+)*", re.ASCII)
+LONGEST_NAME: Final = 200  # of a CUSE device, bytes
 EMPTY_FILE_MODE: Final = 0  # nothing else makes files like that, so a left one is known as ours
 
 
@@ -57,6 +63,7 @@ def serve(place: Place, settings: "Settings") -> int:
     """Serve until SIGTERM or SIGINT, or until the mount is taken away. Returns the exit status."""
     stderr.configure(settings.log_level)
     faulthandler.enable()  # a watchdog sends SIGABRT: then the log tells where we were
+    allow_many_files()
     for number in STOP:  # until the session takes them over; what stands by then is cleaned up on the way out
         signal.signal(number, lambda *_: sys.exit(0))
     try:
@@ -158,13 +165,19 @@ def _serve(doors: list[Door], settings: "Settings", gid: int) -> None:
     ]
     asked_to_stop = False
     is_ready = False
+    refusal: Unusable | None = None
 
     def ready() -> None:
-        nonlocal is_ready
+        nonlocal is_ready, refusal
+        try:
+            for door in doors:
+                if door.cuse_name is not None:
+                    _dress_node(door.cuse_name, door.mode, gid)
+        except Unusable as error:
+            refusal = error
+            sessions[0].close()
+            return
         is_ready = True
-        for door in doors:
-            if door.cuse_name is not None:
-                _dress_node(door.cuse_name, door.mode, gid)
         stderr.write_line(f"iommud: serving {where}")
         notify(f"READY=1\nSTATUS=Serving {where}")
 
@@ -190,7 +203,7 @@ def _serve(doors: list[Door], settings: "Settings", gid: int) -> None:
     for number in STOP:
         signal.signal(number, signal.SIG_IGN)  # impatience must not stop the cleaning up
     if not is_ready and not asked_to_stop:
-        raise Unusable(f"{where} was refused by the kernel: is there a device of that name already?")
+        raise refusal or Unusable(f"{where} was refused by the kernel: another program made a device of that name at the same time")
     if not asked_to_stop:
         stderr.write_line(f"iommud: {where} was taken away")
 
@@ -285,10 +298,21 @@ def _open_empty(path: str) -> int:
 @contextmanager
 def _cuse(name: str) -> Iterator[int]:
     """A CUSE connection on which /dev/`name` can be made. The descriptor is the session's. Raises Unusable."""
-    if os.path.lexists(f"/dev/{name}"):
-        raise Unusable(
-            f"/dev/{name} is there already, a real device perhaps: choose another --cuse NAME, or --fuse PATH"
-        )
+    node, elsewhere = f"/dev/{name}", "choose another --cuse NAME, or --fuse PATH"
+    if not CUSE_NAME.fullmatch(name) or os.path.normpath(node) != node or len(name) > LONGEST_NAME:
+        raise Unusable(f"--cuse {name}: that is no name that a device below /dev can have")
+    ours = _cuse_number(name)
+    try:
+        found = os.lstat(node)
+    except OSError:
+        if ours is not None:
+            raise Unusable(f"there is a CUSE device {name} already, though not at {node}: {elsewhere}") from None
+    else:
+        if ours is not None and found.st_rdev == ours:
+            raise Unusable(f"{node} is served already, by another iommud or another program that uses CUSE: {elsewhere}")
+        if stat.S_ISCHR(found.st_mode):
+            raise Unusable(f"{node} is a real device, so this machine needs no iommud there: {elsewhere}")
+        raise Unusable(f"{node} is there already, and not ours to take: remove it; or {elsewhere}")
     try:
         fd = os.open(CUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -300,19 +324,34 @@ def _cuse(name: str) -> Iterator[int]:
     yield fd
 
 
-def _dress_node(name: str, mode: int, gid: int) -> None:
-    """Give the new /dev/`name` its owner and mode, after a look that it is the one that CUSE made."""
-    node = f"/dev/{name}"
+def _cuse_number(name: str) -> int | None:
+    """The device number of the CUSE device of that name, whoever serves it; None: there is none."""
     try:
-        with open(f"/sys/class/cuse/{name.replace('/', '!')}/dev", encoding="ascii") as file:
+        with open(f"{CUSE_CLASS}/{name.replace('/', '!')}/dev", encoding="ascii") as file:
             major, minor = map(int, file.read().split(":"))
-        if os.lstat(node).st_rdev != os.makedev(major, minor):
-            log.error("%s is another device, which stood there before", node)
-            return
-        os.chown(node, -1, gid)
-        os.chmod(node, mode)
+    except OSError:
+        return None
+    return os.makedev(major, minor)
+
+
+def _dress_node(name: str, mode: int, gid: int) -> None:
+    """Give the new /dev/`name` its group and mode, after a look that it is the one that CUSE made. Raises Unusable."""
+    node = f"/dev/{name}"
+    number = _cuse_number(name)
+    try:
+        fd = os.open(node, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        log.warning("%s has no node of ours (is /dev no devtmpfs?): %s", node, error)
+        raise Unusable(f"{node} did not appear ({error.strerror}): is /dev no devtmpfs? --fuse PATH serves anywhere") from None
+    try:
+        if os.fstat(fd).st_rdev != number:
+            raise Unusable(f"{node} is another device or file, which came there at the same moment, and stays: choose another --cuse NAME")
+        itself = f"/proc/self/fd/{fd}"
+        os.chown(itself, -1, gid)
+        os.chmod(itself, mode)
+    except OSError as error:
+        raise Unusable(f"{node} cannot be given its group and mode: {error.strerror}") from None
+    finally:
+        os.close(fd)
 
 
 def _gid(group: str | None) -> int:

@@ -33,7 +33,7 @@ _NUMBER: Final = struct.Struct("<I")
 
 
 class MockViommu(ViommuDriver):
-    """With `data`, it shows two pages that begin with the number in it. Errors: UserData.struct, UserData.answer."""
+    """With `data`, it shows two pages that begin with the number in it, if they can be mapped. Errors: UserData.struct, UserData.answer."""
 
     hw_queue_types = frozenset({HW_QUEUE_SELFTEST})
 
@@ -45,10 +45,9 @@ class MockViommu(ViommuDriver):
             number = _DATA.unpack(data.struct(VIOMMU_SELFTEST, _DATA.size, _DATA_LEAST))[0]
             memory = bytearray(2 * PAGE_SIZE)
             _NUMBER.pack_into(memory, 0, number)
-            offset = viommu.context.host.shown.show(viommu.context, memory)
-            self.shown = offset, len(memory)
+            self.shown = viommu.context.host.shown.show(viommu.context, memory)
             try:
-                data.answer(_DATA.pack(number, number, *self.shown))
+                data.answer(_DATA.pack(number, number, *(self.shown or (0, 0))))
             except BaseException:
                 self.destroy()
                 raise

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from .context import Context
 
-PLACES: Final = 1 << 49
+PLACES: Final = 1 << 32  # a 32-bit program names no page beyond
 STEP: Final = 4096  # bytes from place to place: a page
 
 
 class Shown:
-    """The ranges of a host, by offset (bytes). `announce`: called with offset and content of each before a client is told of it."""
+    """The ranges of a host, by offset (bytes). `announce`: called with offset and content of each before a client is told of it; None: the
+    file cannot be mapped, so there are none."""
 
     __slots__ = ("_ranges", "announce")
 
@@ -27,8 +28,11 @@ class Shown:
     def __len__(self) -> int:
         return len(self._ranges)
 
-    def show(self, context: "Context", memory: bytearray) -> int:
-        """Let clients map `memory`, whole pages, by the file of `context`; returns the offset, which is not 0."""
+    def show(self, context: "Context", memory: bytearray) -> tuple[int, int] | None:
+        """Let clients map `memory`, whole pages, by the file of `context`; returns the offset, which is not 0, and the length (bytes).
+        None: nothing can be mapped here."""
+        if self.announce is None:
+            return None
         assert memory
         assert len(memory) % STEP == 0
         offset = 0
@@ -37,9 +41,8 @@ class Shown:
         ):
             offset = secrets.randbelow(PLACES) * STEP
         self._ranges[offset] = context, memory
-        if self.announce is not None:
-            self.announce(offset, bytes(memory))
-        return offset
+        self.announce(offset, bytes(memory))
+        return offset, len(memory)
 
     def hide(self, offset: int) -> None:
         """Undo `show`."""

@@ -81,7 +81,7 @@ class DescriptorBook:
             try:
                 fcntl.fcntl(fd, _F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, place, 1, 0))
             except OSError as error:
-                raise Refused(no_room, f"the new file cannot be marked, does a program hold a lock on the device? {error.strerror}") from None
+                raise Refused(no_room, f"its file cannot be marked ({error.strerror}): a program holds a lock on the device?") from None
             finally:
                 os.close(fd)
             return number.to_bytes(4, "little")

@@ -103,7 +103,7 @@ static void refused(void)
 	longer.cmd.allowed_iovas = (uintptr_t)&range;
 	CHECK_OK(call(fd, IOMMU_IOAS_IOVA_RANGES, &longer), "a longer struct, zero");
 	CHECK_EQ(longer.cmd.out_iova_alignment, 1, "alignment");
-	longer.tail = 1UL << 32;
+	longer.tail = 1ULL << 32;
 	CHECK_ERR(E2BIG, call(fd, IOMMU_IOAS_IOVA_RANGES, &longer), "a longer struct, not zero");
 }
 

@@ -197,7 +197,7 @@ static void structs(void)
 	longer.cmd = cmd;
 	longer.cmd.size = sizeof(longer);
 	longer.cmd.iova = 2 * PAGE;
-	longer.tail = 1UL << 63;
+	longer.tail = 1ULL << 63;
 	CHECK_ERR(E2BIG, call(fd, IOMMU_IOAS_MAP, &longer), "a longer struct, not zero");
 	longer.tail = 0;
 	longer.cmd.flags &= ~FIXED;

@@ -50,13 +50,13 @@ static void alignment(void)
 	alone(0x10000000, 2 * MIB, 2 * MIB);
 	alone(0x10000000, 2 * MIB - PAGE, 2 * MIB);
 	alone(0x10000000, 4 * MIB, 2 * MIB);
-	alone(0x10000000, 1UL << 30, 2 * MIB);
+	alone(0x10000000, 1ULL << 30, 2 * MIB);
 	alone(0x10100000, 4 * MIB, MIB);
-	alone(1UL << 40, 1UL << 40, 2 * MIB);
+	alone(1ULL << 40, 1ULL << 40, 2 * MIB);
 	alone(0, PAGE, PAGE);
 	alone(0, 2 * MIB, 2 * MIB);
 	alone(0, 3 * PAGE, 4 * PAGE);
-	alone(1UL << 63, 4 * MIB, 2 * MIB);
+	alone(1ULL << 63, 4 * MIB, 2 * MIB);
 }
 
 static void odd_addresses(void)
@@ -117,7 +117,7 @@ static void holes(void)
 
 static void top(void)
 {
-	uint64_t half = 1UL << 63;
+	uint64_t half = 1ULL << 63;
 
 	NEED(map_at(fd, ioas, 0, half, 0) == 0);
 	NEED(map_at(fd, ioas, 0, half - 3 * PAGE, half) == 0);
@@ -142,8 +142,8 @@ static void too_large(void)
 	refused(PAGE, 0, EINVAL, "length 0");
 	alone(PAGE, U64_MAX / 2 - 1, PAGE);
 	alone(0, U64_MAX / 2 - 1, 2 * MIB);
-	NEED(map_at(fd, ioas, PAGE, PAGE, 1UL << 62) == 0);
-	chosen(PAGE, 1UL << 62, (1UL << 62) + PAGE);
+	NEED(map_at(fd, ioas, PAGE, PAGE, 1ULL << 62) == 0);
+	chosen(PAGE, 1ULL << 62, (1ULL << 62) + PAGE);
 	refused(PAGE, U64_MAX / 2 - 1, ENOSPC, "no hole that large");
 	unmap_all(fd, ioas);
 }

@@ -78,7 +78,7 @@ static void offsets(int memfd)
 	chosen(memfd, 2 * MIB, 4 * MIB, 2 * MIB);
 	chosen(memfd, 0x800, PAGE, 0x1800);
 	chosen(memfd, 0x1801, 1, 0x1801);
-	chosen(memfd, 1UL << 62, MIB, MIB);
+	chosen(memfd, 1ULL << 62, MIB, MIB);
 	CHECK_OK(map_file_at(fd, ioas, memfd, 3, 5, 7), "odd bytes at an odd IOVA");
 	CHECK_OK(unmap_at(fd, ioas, 7, 5), "unmap them");
 	CHECK_OK(map_file_at(fd, ioas, memfd, 0, PAGE, PAGE), "an area");

@@ -155,7 +155,7 @@ static uint32_t shared_ioas;
 static void *corner(void *arg)
 {
 	uintptr_t wrong = 0, n = (uintptr_t)arg;
-	uint64_t base = (n + 1) << 32, iova, length;
+	uint64_t base = (uint64_t)(n + 1) << 32, iova, length;
 	uint32_t own;
 	unsigned int i;
 

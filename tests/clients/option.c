@@ -41,7 +41,7 @@ static void privileged(int fd)
 	CHECK_EQ(option_get(fd, RLIMIT, 0), 0, "it is 0");
 	CHECK_ERR(EINVAL, option_set(fd, RLIMIT, 0, 2), "set 2");
 	CHECK_ERR(EINVAL, option_set(fd, RLIMIT, 0, U64_MAX), "set U64_MAX");
-	CHECK_ERR(EINVAL, option_set(fd, RLIMIT, 0, 1UL << 32), "set 2^32");
+	CHECK_ERR(EINVAL, option_set(fd, RLIMIT, 0, 1ULL << 32), "set 2^32");
 	CHECK_EQ(option_get(fd, RLIMIT, 0), 0, "it is 0 still");
 
 	CHECK_OK(option_set(fd, RLIMIT, 0, 1), "set 1");

@@ -115,7 +115,7 @@ static void slow_room(unsigned long number)
 	close(uffd);
 }
 
-static void killed_while_it_waits(void)
+static void ended_while_it_waits(int number, const char *text)
 {
 	int ends[2], status;
 	char byte;
@@ -139,8 +139,9 @@ static void killed_while_it_waits(void)
 	}
 	if (read(ends[0], &byte, 1) != 1)
 		exit(3);
-	kill(child, SIGKILL);
-	CHECK_TRUE(waitpid(child, &status, 0) == child && WIFSIGNALED(status), "a kill ends one that waits");
+	kill(child, number);
+	CHECK_TRUE(waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == number,
+		   "%s ends one that waits", text);
 }
 
 int main(void)
@@ -153,7 +154,8 @@ int main(void)
 	slow_but_right();
 	slow_room(VFIO_IOMMU_GET_INFO);
 	slow_room(IOMMU_IOAS_IOVA_RANGES);
-	killed_while_it_waits();
+	ended_while_it_waits(SIGINT, "SIGINT");
+	ended_while_it_waits(SIGKILL, "SIGKILL");
 	fd = open_iommu();
 	CHECK_TRUE(!ioctl(fd, IOMMU_IOAS_ALLOC, &after), "the next client is served");
 	close(fd);

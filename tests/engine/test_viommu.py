@@ -278,8 +278,12 @@ def test_ranges_are_of_one_context(world: World, guest: Guest) -> None:
     shown, other = world.host.shown, world.new_context()
     memory = bytearray(b"a" * P + b"b" * P)
     told: list[tuple[int, bytes]] = []
+    assert shown.show(world.context, memory) is None, "where the file cannot be mapped"
     shown.announce = lambda offset, data: told.append((offset, data))
-    offset = shown.show(world.context, memory)
+    found = shown.show(world.context, memory)
+    assert found is not None
+    offset = found[0]
+    assert found == (offset, len(memory))
     assert told == [(offset, bytes(memory))]
     assert offset > 0
     assert offset % P == 0

@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from cuse_glue import vma
 from cuse_glue.source import Pin, Refused, Source, Sources
 
 from .conftest import Client
 from .mappings import PAGE
 from .test_source_loss import BIG, read
+from .test_source_ways import NO_SUCH_IOCTL
+
+
+@pytest.fixture(params=["this kernel", "an old kernel"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old one has no PROCMAP_QUERY, and the text that it has instead ends with the thread."""
+    if request.param == "an old kernel":
+        monkeypatch.setattr(vma, "_PROCMAP_QUERY", NO_SUCH_IOCTL)
 
 
 def in_another_thread(client: Client, sources: Sources, text: str) -> tuple[Source, int]:
@@ -22,6 +31,7 @@ def in_another_thread(client: Client, sources: Sources, text: str) -> tuple[Sour
     return found, at
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("length", [PAGE, BIG])
 def test_the_thread_that_mapped_is_gone(length: int, client: Client, sources: Sources) -> None:
     """Small pieces and large ones, which need a living thread, go on."""
@@ -39,6 +49,7 @@ def test_the_thread_that_mapped_is_gone(length: int, client: Client, sources: So
     source.drop()
 
 
+@pytest.mark.usefixtures("kernel")
 def test_the_first_thread_is_gone(client: Client, sources: Sources) -> None:
     """A process lives on without its first thread, whose number is the process's."""
     source, at = in_another_thread(client, sources, f"map_({BIG}, R | W, SHARED, memfd({BIG}))")

@@ -241,7 +241,7 @@ static void nth_area(void)
 	uint32_t item;
 
 	NEED(map_at(fd, ioas, (uintptr_t)memory + 4 * PAGE, 2 * PAGE, BASE + MIB) == 0);
-	CHECK_OK(access_pages(fd, access_fd, 2 | PAGE << 32, PAGE, memory + 5 * PAGE,
+	CHECK_OK(access_pages(fd, access_fd, 2 | (uint64_t)PAGE << 32, PAGE, memory + 5 * PAGE,
 			      MOCK_FLAGS_ACCESS_SYZ, &item), "a page into the third area");
 	CHECK_OK(unpin(fd, access_fd, item), "unpin");
 	CHECK_ERR(ENOENT, access_pages(fd, access_fd, 3, PAGE, NULL, MOCK_FLAGS_ACCESS_SYZ, &item),

@@ -244,7 +244,7 @@ static void nth_area(void)
 
 	fill(memory, LENGTH, 4);
 	NEED(map_at(fd, ioas, (uintptr_t)memory + PAGE, PAGE, BASE + MIB) == 0);
-	CHECK_OK(rw(1UL | 5UL << 32, 8, got, MOCK_FLAGS_ACCESS_SYZ), "the second area, 5 bytes in");
+	CHECK_OK(rw(1 | 5ULL << 32, 8, got, MOCK_FLAGS_ACCESS_SYZ), "the second area, 5 bytes in");
 	CHECK_TRUE(!memcmp(got, memory + PAGE + 5, 8), "its bytes");
 	CHECK_ERR(ENOENT, rw(2, 8, got, MOCK_FLAGS_ACCESS_SYZ), "there is no third");
 	NEED(unmap_at(fd, ioas, BASE + MIB, PAGE) == 0);

@@ -210,7 +210,7 @@ static void checks_of_the_mock(void)
 	CHECK_ERR(EINVAL, check_map(fd, a.hwpt, BASE, -PAGE, memory), "beyond 2^64");
 	CHECK_ERR(EINVAL, check_refs(fd, memory + HALF, PAGE, 1), "MD_CHECK_REFS of half a page");
 	CHECK_ERR(EINVAL, check_refs(fd, memory, HALF, 1), "length not aligned");
-	CHECK_ERR(EINVAL, check_refs(fd, memory, -PAGE, 1), "beyond 2^64");
+	CHECK_ERR(EINVAL, check_refs(fd, memory, -(uint64_t)PAGE, 1), "beyond 2^64");
 	CHECK_OK(check_refs(fd, memory + 4 * PAGE, 0, 1), "of nothing, where nothing is");
 	CHECK_ERR(EFAULT, check_refs(fd, memory + 4 * PAGE, PAGE, 0), "no memory");
 	CHECK_ERR(EIO, check_refs(fd, memory, PAGE, 0), "a page that is pinned");

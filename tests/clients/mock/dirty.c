@@ -100,7 +100,7 @@ static void get_errors(int fd, uint32_t ioas, uint32_t plain, uint32_t tracked)
 	CHECK_ERR(EOPNOTSUPP, get_bitmap(fd, plain, 0, APERTURE, PAGE, PAGE, b),
 		  "GET: a page table without it, last");
 	CHECK_OK(get_bitmap(fd, tracked, 0, 0, PAGE, PAGE, b), "GET: outside the aperture");
-	CHECK_OK(get_bitmap(fd, tracked, 0, 0, 1UL << 63, 1UL << 63, b), "GET: a page of 2^63");
+	CHECK_OK(get_bitmap(fd, tracked, 0, 0, 1ULL << 63, 1ULL << 63, b), "GET: a page of 2^63");
 	CHECK_OK(get_bitmap(fd, tracked, 0, APERTURE, PAGE, PAGE, NULL), "GET: clean, to NULL");
 	CHECK_OK(get_bitmap(fd, tracked, 0, 0x1800 * 4096, 0x1800 * 4096, 0x1800, b),
 		 "GET: a page size that is no power of two");
@@ -117,7 +117,7 @@ static void dirty_errors(int fd, uint32_t ioas, uint32_t tracked)
 	CHECK_ERR(EINVAL, set_dirty(fd, NO_ID, 0, 0, PAGE, &bits, &count), "DIRTY: length 0");
 	CHECK_ERR(EINVAL, set_dirty(fd, NO_ID, 0, PAGE, 0, &bits, &count), "DIRTY: page_size 0");
 	CHECK_ERR(EINVAL, set_dirty(fd, NO_ID, 0, PAGE, PAGE, NULL, &count), "DIRTY: NULL");
-	CHECK_ERR(EOVERFLOW, set_dirty(fd, NO_ID, 0, 1UL << 40, PAGE, &bits, &count),
+	CHECK_ERR(EOVERFLOW, set_dirty(fd, NO_ID, 0, 1ULL << 40, PAGE, &bits, &count),
 		  "DIRTY: too many bits");
 	CHECK_ERR(ENOENT, set_dirty(fd, NO_ID, 0, PAGE, PAGE, &bits, &count), "DIRTY: no ID");
 	CHECK_ERR(ENOENT, set_dirty(fd, ioas, 0, PAGE, PAGE, &bits, &count), "DIRTY: an IOAS");
