@@ -1,4 +1,4 @@
-"""docs/service.md: each block is run as it stands, in a machine that has only what everybody has."""
+"""docs/service.md, and what docs/install.md has of it: each block is run as it stands, in a machine that has only what everybody has."""
 
 import re
 from collections.abc import Iterator
@@ -15,11 +15,13 @@ from .machine import Machine
 from .test_service import ANSWERS, PROBE
 
 TEXT = (ROOT / "docs" / "service.md").read_text()
-KINDS = ["install", "arguments", "instance", "journal", "remove"]
+DROP_INS = ["filter", "mounts", "capabilities"]  # test_service.py and vm/test_service.py
+INSTALL = (ROOT / "docs" / "install.md").read_text()
+KINDS = ["arguments", "instance", "journal", "remove"]
 
 
 def block(kind: str) -> str:
-    [text] = re.findall(rf"(?ms)^```sh {kind}\n(.*?)^```$", TEXT)
+    [text] = re.findall(rf"(?ms)^```sh {kind}\n(.*?)^```$", TEXT + INSTALL)
     return str(text)
 
 
@@ -36,7 +38,7 @@ def test_from_installing_to_removing(bare: Machine) -> None:
     def do(kind: str) -> str:
         return bare.check("sh", "-e", "-c", f"cd {ROOT}\n{block(kind)}")
 
-    do("install")
+    do("systemd")
     assert bare.check(PROBE, "once", user="alice") == ANSWERS
     assert "multi-user.target.wants" in bare.check("find", "/etc/systemd/system", "-name", "iommud.service")
     do("arguments")
@@ -55,4 +57,4 @@ def test_from_installing_to_removing(bare: Machine) -> None:
 
 def test_every_block_is_run() -> None:
     assert sorted(KINDS) == sorted(re.findall(r"(?m)^```sh (.*)$", TEXT))
-    assert re.findall(r"(?m)^```ini (.*)$", TEXT) == [f"/etc/systemd/system/iommud.service.d/{name}.conf" for name in ("filter", "mounts")]
+    assert re.findall(r"(?m)^```ini (.*)$", TEXT) == [f"/etc/systemd/system/iommud.service.d/{name}.conf" for name in DROP_INS]

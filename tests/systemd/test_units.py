@@ -54,13 +54,40 @@ def test_it_would_find_something(system: Path, tmp_path: Path) -> None:
     assert "NoNewPrivilege" in done.stderr
 
 
-@pytest.mark.parametrize("unit", INSTANCES)
-def test_it_is_not_more_exposed_than_before(system: Path, unit: str) -> None:
+def exposure(system: Path, unit: str) -> int:
     command = ["systemd-analyze", "security", "--offline=true", f"--root={system}", "--no-pager", unit]
     done = subprocess.run(command, capture_output=True, text=True)
     found = re.search(r"Overall exposure level for \S+: (\d+)\.(\d)", done.stdout)
     assert found, done.stderr
-    assert int(found[1] + found[2]) <= EXPOSURE
+    return int(found[1] + found[2])
+
+
+@pytest.mark.parametrize("unit", INSTANCES)
+def test_it_is_not_more_exposed_than_before(system: Path, unit: str) -> None:
+    assert exposure(system, unit) <= EXPOSURE
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("filter",), "first brings the figure to"),
+        (("mounts",), "second to"),
+        (("filter", "mounts"), "both to"),
+        (("filter", "mounts", "capabilities"), "all three to"),
+    ],
+)
+def test_what_the_document_says_of_confining_it_further(system: Path, names: tuple[str, ...], words: str) -> None:
+    text = (ROOT / "docs" / "service.md").read_text()
+    drop_ins = system / "etc/systemd/system/iommud.service.d"
+    drop_ins.mkdir(parents=True)
+    try:
+        for name in names:
+            [settings] = re.findall(rf"(?ms)^```ini /etc/systemd/system/iommud.service.d/{name}.conf\n(.*?)^```$", text)
+            (drop_ins / f"{name}.conf").write_text(settings)
+        [(whole, tenths)] = re.findall(rf"{words} (\d)\.(\d)", text)
+        assert exposure(system, "iommud.service") <= int(whole + tenths)
+    finally:
+        shutil.rmtree(drop_ins)
 
 
 @pytest.mark.parametrize("unit", UNITS)

@@ -4,6 +4,7 @@ A start takes a few seconds in there, so the tests, in their order, share one of
 """
 
 import errno
+import re
 import shutil
 import subprocess
 import time
@@ -17,12 +18,14 @@ import pytest
 
 from tests.clients.build import build
 from tests.kernel_selftest.source import apt
+from tests.support import ROOT
 
 from .machine import PLACE, SHARE, Machine
 
 UNIT: Final = "iommud.service"
 ANSWERS: Final = "ioas 1\nrefused 2\n"  # of the probe
 PROMPT: Final = 20.0  # seconds for a stop, of a Python that is 20 times slower
+DROP_INS: Final = dict(re.findall(r"(?ms)^```ini \S*/(\S+)\n(.*?)^```$", (ROOT / "docs/service.md").read_text()))
 UDEV: Final = PLACE / "udev"
 
 
@@ -150,6 +153,13 @@ def test_a_second_instance(service: Service) -> None:
 
 
 def test_after_a_crash_it_is_back(service: Service) -> None:
+    """As it is configured by then: see the next test."""
+    (SHARE / "service" / "default").write_text('IOMMUD_ARGS="--why --mock"\n')
+    service.said("cp", str(SHARE / "service" / "default"), "/etc/default/iommud")
+    for name, text in DROP_INS.items():
+        (SHARE / "service" / name).write_text(text)
+        service.said("install", "-D", "--mode=644", f"--target-directory=/run/systemd/system/{UNIT}.d", str(SHARE / "service" / name))
+    service.said("systemctl", "daemon-reload")
     client = service.vm.start(service.probe, "wait", user=service.alice)
     assert [client.line(), client.line()] == ANSWERS.splitlines()
     begin = service.said("date", "+%s.%N").strip()
@@ -166,6 +176,17 @@ def test_after_a_crash_it_is_back(service: Service) -> None:
     assert client.line() == f"alloc {errno.ENOTCONN} open 0"
     client.end_input()
     assert client.wait().status == 0
+
+
+def test_confined_as_far_as_a_character_device_permits(service: Service) -> None:
+    """By all the drop-ins of docs/service.md: clients notice nothing, but for those behind a filter."""
+    pid = service.shows("MainPID")
+    assert service.said("readlink", f"/proc/{pid}/ns/mnt") != service.said("readlink", "/proc/1/ns/mnt")
+    assert re.search(r"Seccomp_filters:\t[1-9]", service.said("cat", f"/proc/{pid}/status"))
+    for name in ("ioas_map", "mock/descriptor"):
+        assert service.said(build(name), user=service.alice).splitlines()[-1].startswith("1..")
+    done = service.vm.run(build("seccomp"), user=service.alice)
+    assert "a fault queue (got EPERM, expected 0)" in done.stdout
 
 
 def test_a_stop_does_not_wait_for_clients(service: Service) -> None:
