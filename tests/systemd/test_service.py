@@ -90,6 +90,7 @@ def test_when_it_is_started_it_is_ready(service: Service) -> None:
     service.start()
     assert service.machine.check(PROBE, "once", user="alice") == ANSWERS
     assert service.shows("StatusText") == "Serving /dev/iommu (FUSE)"
+    assert service.shows("WatchdogUSec") == "1min"
     assert service.machine.check("stat", "--format=%U %G %a", "/dev/iommu") == "root iommu 660\n"
 
 
