@@ -130,7 +130,8 @@ def test_the_command_runs_from_there(open_directory: Path, probe: str) -> None:
     installs(f"PREFIX={open_directory}", f"sysconfdir={open_directory}/etc")
     command = [f"{open_directory}/bin/iommud", "run", "--", probe, "once"]
     (open_directory / "trap").mkdir()
-    (open_directory / "trap" / "trio.py").write_text("raise SystemExit('the trap')")
+    for module in ("trio", "argparse"):
+        (open_directory / "trap" / f"{module}.py").write_text("raise SystemExit('the trap')")
     environment = dict(os.environ, PYTHONPATH=str(open_directory / "trap"))
     assert subprocess.check_output(command, env=environment, cwd=open_directory / "trap", text=True) == ANSWERS
     if os.geteuid() == 0:
