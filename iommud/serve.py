@@ -64,7 +64,7 @@ def serve(place: Place, settings: "Settings") -> int:
         with ExitStack() as stack:
             gid = _gid(place.group)
             if place.fuse is None and (place.cuse is not None or os.path.exists(CUSE_DEVICE)):
-                doors = _cuse_doors(stack, place.cuse or NAME, place.mode, settings.vfio)
+                doors = _cuse_doors(stack, NAME if place.cuse is None else place.cuse, place.mode, settings.vfio)
             else:
                 doors = _fuse_doors(stack, os.path.realpath(place.fuse or f"/dev/{NAME}"), place.mode, settings.vfio)
             _serve(doors, settings, gid)
