@@ -7,6 +7,7 @@ import select
 import stat
 import sys
 from collections.abc import Callable
+from functools import partial
 
 FIONREAD = 0x541B
 MAP_SHARED = 1
@@ -38,13 +39,14 @@ def main() -> None:
         "pread": lambda: os.pread(fd, 8, 5),
         "write": lambda: os.write(fd, b"text"),
         "splice": lambda: os.splice(fd, pipe, 8),
-        "epoll_ctl": lambda: select.epoll().register(fd) or 0,
-        "ftruncate": lambda: os.ftruncate(fd, 0) or 0,
-        "fsync": lambda: os.fsync(fd) or 0,
+        "epoll_ctl": partial(select.epoll().register, fd),
+        "ftruncate": partial(os.ftruncate, fd, 0),
+        "fsync": partial(os.fsync, fd),
     }
     for name, made in calls.items():
         try:
-            print(f"{name}: {made()}")
+            result = made()
+            print(f"{name}: {0 if result is None else result}")
         except OSError as error:
             print(f"{name}: {errno.errorcode[error.errno or 0]}")
 
