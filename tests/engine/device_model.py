@@ -177,7 +177,7 @@ class Model:
 
     def pins(self) -> Counter[int]:
         """Real page -> how often it is pinned."""
-        return Counter(id(page) for pages in self.covered() for page in pages.held.values())
+        return Counter((id(page), 0) for pages in self.covered() for page in pages.held.values())
 
     def try_pins(self, wanted: list[tuple[MPages, range]]) -> None:
         """EFAULT, ENOMEM: these cannot all be pinned, one after the other."""
