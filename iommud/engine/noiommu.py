@@ -38,7 +38,8 @@ class NoIommuDomain(Domain):
 def noiommu_domain(driver: object, flags: int, data: UserData | None) -> Domain:
     """EOPNOTSUPP: any flag, any data. Ref: v7.3 hwpt_noiommu.c noiommu_alloc_paging_flags"""
     if flags or data is not None:
-        raise IoctlError(EOPNOTSUPP, f"without an IOMMU a page table can have no flags ({flags:#x}) and no data")
+        what = f"flags {flags:#x}" if flags else "data"
+        raise IoctlError(EOPNOTSUPP, f"a page table for a device without an IOMMU takes no {what}")
     return NoIommuDomain(driver, PAGE_SIZES)
 
 
@@ -54,8 +55,8 @@ def get_phys(iopt: IoPagetable, iova: int, most: int) -> tuple[int, int]:
     if area.pages.revoked:
         raise IoctlError(EINVAL, f"{area} is of a dma-buf that was revoked")
     if not iopt.domains or not iopt.domains[0].physical:
-        holder = "a device with an IOMMU" if iopt.domains else "no device"
-        raise IoctlError(EOPNOTSUPP, f"{area} is held for {holder}, so no physical address is known")
+        holder = "the page table that holds it is of an IOMMU" if iopt.domains else "no page table shows it"
+        raise IoctlError(EOPNOTSUPP, f"the physical address of {area} is not known: {holder}")
     byte = area.start_byte + iova - area.iova
     offset, most = byte % PAGE_SIZE, min(most, area.last - iova + 1)
     runs = iopt.host.physical.runs(area.pages, byte // PAGE_SIZE, area.last_index)
