@@ -70,6 +70,10 @@ class Physical:
         """How many areas show it."""
         return len(self._areas)
 
+    def used(self) -> int:
+        """Bytes of it that are given out, by whole GiB."""
+        return len(self._given) * SEGMENT
+
     def show(self, area: "Area", pages: "Pages") -> None:
         """A page table without an IOMMU shows the area from now on; all of it is held."""
         found = self._areas[area] = []
