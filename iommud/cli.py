@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "--iommu",
         choices=tuple(kinds.KINDS),
-        help="with --mock: the IOMMU that its devices stand behind (default: mock)",
+        help="with --mock: the IOMMU that its devices stand behind; none: they have none (default: mock)",
     )
     shared.add_argument(
         "--log-level", choices=LOG_LEVELS, default="warning", help="from which level on to log (default: warning)"
