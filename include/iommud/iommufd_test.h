@@ -41,13 +41,6 @@ enum {
 	IOMMU_TEST_OP_DMABUF_REVOKE = 23,
 };
 
-/*
- * Not of the kernel, which answers EOPNOTSUPP: the device `id` (its binding) reads memory into the
- * client's buffer or, with MOCK_ACCESS_RW_WRITE, writes it from there. access_rw; iova is where its
- * DMA goes: of a device without an IOMMU, a physical address.
- */
-#define IOMMUD_TEST_OP_DMA	0x10000
-
 /* `id` is the IOAS, HWPT, mock device or access that the op works on. */
 struct iommu_test_cmd {
 	__u32 size;

@@ -342,4 +342,4 @@ OPERATIONS: Final[Mapping[int, Operation]] = {
         "PASID_DETACH": test_pasid.pasid_detach,
         "PASID_CHECK_HWPT": test_pasid.pasid_check_hwpt,
     }.items()
-} | {const("IOMMUD_TEST_OP_DMA"): test_dma.dma}
+} | {test_dma.DMA: test_dma.dma}

@@ -16,6 +16,7 @@ from .locking import locked
 from .request import Request
 
 MOST_BITS: Final = 8 * (16 << 20)
+DMA: Final = 0x10000  # include/iommud/dma.h IOMMUD_TEST_OP_DMA
 LARGEST_DMA: Final = 1 << 20  # bytes in one go
 _WRITE: Final = const("MOCK_ACCESS_RW_WRITE")
 

@@ -7,6 +7,8 @@
  */
 #include "noiommu.h"
 
+#include <iommud/dma.h>
+
 #define EDU_BUFFER 0x40000UL
 #define AT_ONCE (PAGE / 2) /* edu takes a little less than a page */
 #define BAR0 0UL
