@@ -64,7 +64,7 @@ def fill_domain(table: "IoPagetable", domain: Domain) -> Generator[None, None, N
 
 
 def _check_shown(domain: Domain, area: Area) -> None:
-    # Ref: v7.3 generic_pt/iommu_pt.h map_pages, generic_pt/fmt/vtdss.h vtdss_pt_iommu_set_prot
+    # Ref: v7.3 generic_pt/iommu_pt.h map_range, io-pgtable-arm.c arm_lpae_map_pages, generic_pt/fmt/vtdss.h vtdss_pt_iommu_set_prot
     if not area.prot:
         raise IoctlError(EINVAL, f"{area} was mapped neither readable nor writeable, which no page table can show")
     if domain.writeable_only and not area.prot & PROT_WRITE:

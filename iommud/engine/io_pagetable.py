@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from .access import Access
 
 
-
 class IoPagetable:
     """The mappings of one IOAS."""
 
@@ -214,8 +213,9 @@ class IoPagetable:
     def _take_out(self, area: Area, pages: Pages) -> None:
         self.areas.remove(area)
         area.pages = None
-        if self.domains:
+        if self.physical:
             self.host.physical.hide(area)
+        if self.domains:
             pages.uncover(self.host, area.first_index, area.last_index)
             for domain in self.domains:
                 if domain.dirty is not None:
@@ -259,11 +259,13 @@ class IoPagetable:
         if last is not domain:
             self.domains[at] = last
         self.physical -= domain.physical
-        for area in self.areas:
-            if domain.physical and not self.physical:
-                self.host.physical.hide(area)
-            if not self.domains and area.pages is not None:
-                area.pages.uncover(self.host, area.first_index, area.last_index)
+        last_physical = domain.physical and not self.physical
+        if last_physical or not self.domains:
+            for area in self.areas:
+                if last_physical:
+                    self.host.physical.hide(area)
+                if not self.domains and area.pages is not None:
+                    area.pages.uncover(self.host, area.first_index, area.last_index)
         self.unreserve(domain)
         self._recalculate_alignment()
 
