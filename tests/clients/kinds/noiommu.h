@@ -89,6 +89,17 @@ static inline long check_refs(int fd, const void *memory, uint32_t refs)
 	return test_cmd(fd, IOMMU_TEST_OP_MD_CHECK_REFS, &cmd);
 }
 
+/* Without CAP_SYS_RAWIO there is no such device; then there is nothing more to check. */
+static inline bool not_to_be_had(void)
+{
+	int fd = open_iommu();
+
+	if (!have_capability(CAP_RAWIO))
+		CHECK_ERR(EPERM, try_pa(fd, new_ioas(fd), 0), "no CAP_SYS_RAWIO, no address");
+	NEED(close(fd) == 0);
+	return !have_capability(CAP_RAWIO);
+}
+
 /* Detached, unbound, gone. */
 static inline void unplug(int fd, const struct device *device)
 {
