@@ -14,24 +14,23 @@ domain, once, however many domains there are.
 Ref: v7.3 io_pagetable.c
 """
 
-from collections.abc import Generator, Hashable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from errno import EADDRINUSE, EBUSY, EINVAL, ENOENT, EOVERFLOW, EPERM
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ..errors import IoctlError
+from .area import PROT_READ as PROT_READ
+from .area import PROT_WRITE as PROT_WRITE
 from .area import Area, AreaMap
 from .domain import Domain
+from .filling import fill_areas, fill_domain
 from .host import Host
 from .iova import check, choose
-from .pages import PAGE_SIZE, Pages, Slice
+from .pages import PAGE_SIZE, Identity, Pages, Slice
 from .span import U64_MAX, Span, Spans
 
 if TYPE_CHECKING:
     from .access import Access
-
-PROT_WRITE: Final = 1 << 1
-PROT_READ: Final = 1 << 0
-FILL_AT_ONCE: Final = 256  # areas between which others get their turn while a page table is filled
 
 
 class IoPagetable:
@@ -44,6 +43,7 @@ class IoPagetable:
         self.areas = AreaMap()
         self.allowed = Spans()
         self.reserved = Spans()
+        self.physical = 0  # how many of the page tables are: while there is one, the host knows what they show
         self.iova_alignment = 1  # bytes, a power of two, at most PAGE_SIZE
         self.large_pages = True
 
@@ -64,23 +64,9 @@ class IoPagetable:
         return areas[0].iova
 
     def fill(self, areas: list[Area], slices: list[Slice]) -> None:
-        """Pin what `areas` will show, if there is a page table to show it.
-
-        EFAULT, ENOMEM: as Pages.cover. EINVAL: a page table cannot show it. Then nothing is pinned.
-        """
-        if not self.domains:
-            return
-        covered: list[tuple[Area, Pages]] = []
-        try:
-            for area, part in zip(areas, slices, strict=True):
-                part.pages.cover(self.host, area.first_index, area.last_index)
-                covered.append((area, part.pages))
-                for domain in self.domains:
-                    _check_shown(domain, area)
-        except IoctlError:
-            for area, pages in covered:
-                pages.uncover(self.host, area.first_index, area.last_index)
-            raise
+        """Pin what `areas` will show, if there is a page table to show it. Errors: fill_areas."""
+        if self.domains:
+            fill_areas(self, areas, slices)
 
     def insert(self, slices: list[Slice], length: int, iova: int | None, prot: int) -> list[Area]:
         """The first half of `map`: the areas stand, with `pages = None`. All or none.
@@ -105,11 +91,12 @@ class IoPagetable:
             raise
         return areas
 
-    @staticmethod
-    def publish(areas: list[Area], slices: list[Slice]) -> None:
+    def publish(self, areas: list[Area], slices: list[Slice]) -> None:
         """The second half of `map`: from here on the areas can be used, and unmapped."""
         for area, part in zip(areas, slices, strict=True):
             area.pages = part.pages
+            if self.physical:
+                self.host.physical.show(area, part.pages)
 
     def abort(self, areas: Iterable[Area]) -> None:
         """Take back areas that were inserted and not published."""
@@ -203,6 +190,11 @@ class IoPagetable:
             start = area.last + 1
         return unmapped, start
 
+    def refuses(self, start: int, last: int) -> bool:
+        """Whether `unmap` of start..last raises at once; if so, it stopped there to tell first what it had unmapped."""
+        area = self.areas.first(start, last)
+        return area is not None and self._unmap_refusal(area, start, last) is not None
+
     @staticmethod
     def _unmap_refusal(area: Area, start: int, last: int) -> IoctlError | None:
         if area.pages is None:
@@ -221,6 +213,8 @@ class IoPagetable:
     def _take_out(self, area: Area, pages: Pages) -> None:
         self.areas.remove(area)
         area.pages = None
+        if self.physical:
+            self.host.physical.hide(area)
         if self.domains:
             pages.uncover(self.host, area.first_index, area.last_index)
             for domain in self.domains:
@@ -247,44 +241,35 @@ class IoPagetable:
                 self.reserve(0, domain.aperture_start - 1, domain)
             if domain.aperture_last != U64_MAX:
                 self.reserve(domain.aperture_last + 1, U64_MAX, domain)
-            if not self.domains:
-                yield from self._cover_all(domain)
-            elif domain.writeable_only:
-                for area in self.areas:
-                    _check_shown(domain, area)
+            yield from fill_domain(self, domain)
         except BaseException:
             self.unreserve(domain)
             raise
         self.domains.append(domain)
+        self.physical += domain.physical
         # Anew: an access may have come or gone while the page table was filled.
         self._recalculate_alignment()
 
-    def _cover_all(self, domain: Domain) -> Generator[None, None, None]:
-        done: list[tuple[Area, Pages]] = []
-        try:
-            for area in self.areas:
-                if area.pages is not None:
-                    area.pages.cover(self.host, area.first_index, area.last_index)
-                    done.append((area, area.pages))
-                    _check_shown(domain, area)
-                    if len(done) % FILL_AT_ONCE == 0:
-                        yield
-        except BaseException:
-            for area, pages in done:
-                pages.uncover(self.host, area.first_index, area.last_index)
-            raise
-
     def remove_domain(self, domain: Domain) -> None:
-        """Undo `add_domain`. The last page table lets the pages go. Ref: v7.3 io_pagetable.c iopt_table_remove_domain"""
-        self.domains.remove(domain)
-        if not self.domains:
+        """Undo `add_domain`. The last page table lets the pages go; the first one, which counts as who holds them, is then what was last.
+
+        Ref: v7.3 io_pagetable.c iopt_table_remove_domain
+        """
+        at, last = self.domains.index(domain), self.domains.pop()
+        if last is not domain:
+            self.domains[at] = last
+        self.physical -= domain.physical
+        last_physical = domain.physical and not self.physical
+        if last_physical or not self.domains:
             for area in self.areas:
-                if area.pages is not None:
+                if last_physical:
+                    self.host.physical.hide(area)
+                if not self.domains and area.pages is not None:
                     area.pages.uncover(self.host, area.first_index, area.last_index)
         self.unreserve(domain)
         self._recalculate_alignment()
 
-    def translate(self, iova: int) -> tuple[Hashable, int] | None:
+    def translate(self, iova: int) -> tuple[Identity, int] | None:
         """What a page table shows at `iova`: the real page's identity and the offset into it (bytes); None: nothing."""
         area = self.areas.first(iova, iova)
         if area is None or area.pages is None or area.pages.revoked or not self.domains:
@@ -389,9 +374,3 @@ class IoPagetable:
             if area.pages is not None:
                 area.pages.put()
         self.areas.clear()
-
-
-def _check_shown(domain: Domain, area: Area) -> None:
-    # Ref: v7.3 generic_pt/fmt/vtdss.h vtdss_pt_iommu_set_prot
-    if domain.writeable_only and not area.prot & PROT_WRITE:
-        raise IoctlError(EINVAL, f"{area} was mapped without IOMMU_IOAS_MAP_WRITEABLE, which a page table of this IOAS cannot show")
