@@ -71,7 +71,7 @@ def serve(place: Place, settings: "Settings") -> int:
             reach.check()
             gid = _gid(place.group)
             if place.fuse is None and (place.cuse is not None or _kernel_has_cuse()):
-                doors = _cuse_doors(stack, place.cuse or place.name, place.mode, settings.vfio)
+                doors = _cuse_doors(stack, place.name if place.cuse is None else place.cuse, place.mode, settings.vfio)
             else:
                 doors = _fuse_doors(stack, _fuse_path(place), place.mode, settings.vfio)
             _serve(doors, settings, gid)

@@ -48,6 +48,12 @@ static inline int checks_end(void)
 	return checks->failed != 0;
 }
 
+/* How often: so many times, or with FEW_TIMES in the environment a twentieth, for a machine that is as much slower. */
+static inline unsigned int often(unsigned int times)
+{
+	return getenv("FEW_TIMES") ? times / 20 : times;
+}
+
 static inline const char *errno_name(long rc)
 {
 	static char number[32];

@@ -42,10 +42,10 @@ static void sizes(const struct command *c)
 		wrong += call(fd, c->number, harmless(size)) != answer;
 	CHECK_EQ(wrong, 0, "%s: all sizes from %u to %u are as good", c->name, c->min_size,
 		 c->size);
-	for (size = c->size + 1; size <= c->size + 40; size++)
+	for (size = c->size + 1; size <= c->size + often(40); size++)
 		wrong += call(fd, c->number, harmless(size)) != answer;
 	CHECK_EQ(wrong, 0, "%s: longer structs, zero", c->name);
-	for (size = c->size + 1; size <= c->size + 20; size++) {
+	for (size = c->size + 1; size <= c->size + often(20); size++) {
 		for (at = c->size; at < size; at++) {
 			p = harmless(size);
 			p[at] = 1;

@@ -77,10 +77,10 @@ static void many_processes(void)
 {
 	int fd = open_iommu(), status;
 	uint32_t ioas = new_ioas(fd);
-	unsigned int i, wrong = 0;
+	unsigned int i, wrong = 0, children = often(1200);
 	pid_t pid;
 
-	for (i = 0; i < 1200; i++) {
+	for (i = 0; i < children; i++) {
 		pid = fork();
 		NEED(pid >= 0);
 		if (pid == 0)
@@ -88,8 +88,8 @@ static void many_processes(void)
 		NEED(waitpid(pid, &status, 0) == pid);
 		wrong += status != 0;
 	}
-	CHECK_EQ(wrong, 0, "1200 children map a page each and end");
-	CHECK_EQ(unmap_all(fd, ioas), 1200 * PAGE, "bytes mapped");
+	CHECK_EQ(wrong, 0, "%u children map a page each and end", children);
+	CHECK_EQ(unmap_all(fd, ioas), children * PAGE, "bytes mapped");
 	CHECK_OK(close(fd), "close");
 }
 

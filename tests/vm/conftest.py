@@ -1,4 +1,4 @@
-"""One boot for all tests of the virtual machine."""
+"""One boot for all tests of the virtual machine, and one daemon for those that only use it."""
 
 import os
 from collections.abc import Iterator
@@ -6,8 +6,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kernel_selftest.source import NotHere
+from tests.support import IOMMUD
 
+from .command import Command
 from .machine import Machine
+
+_said: list[str] = []
 
 
 @pytest.fixture(scope="session")
@@ -23,5 +27,25 @@ def vm() -> Iterator[Machine]:
     try:
         yield machine
         machine.check()
+        _said.append(
+            f"virtual machine ({machine.accelerator}): up after {machine.booted:.0f} s, ended after {machine.seconds:.0f} s"
+            f" ({machine.processor_seconds:.0f} s of a processor)"
+        )
     finally:
         machine.__exit__()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in _said:
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def served(vm: Machine) -> Iterator[Command]:
+    """A daemon at /dev/iommu and /dev/vfio/vfio, with the mock device. It has nothing to say, up to its end."""
+    daemon = vm.start(IOMMUD, "serve", "--cuse", "iommu", "--vfio", "--mock", "--log-level", "info")
+    assert daemon.line(2) == "iommud: serving /dev/iommu (CUSE), /dev/vfio/vfio (CUSE)"
+    yield daemon
+    daemon.kill(15)
+    done = daemon.wait(60)
+    assert (done.status, done.stderr.count("\n")) == (0, 1), done

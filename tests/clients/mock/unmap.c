@@ -198,13 +198,13 @@ static void races(void)
 	uintptr_t wrong = 0;
 	void *result;
 	long rc;
-	int i;
+	unsigned int i;
 
 	set_up();
 	NEED(pthread_create(&threads[0], NULL, pins_always, &one) == 0);
 	NEED(pthread_create(&threads[1], NULL, pins_always, &two) == 0);
 	NEED(pthread_create(&threads[2], NULL, moves_always, &two) == 0);
-	for (i = 0; i < ROUNDS; i++) {
+	for (i = 0; i < often(ROUNDS); i++) {
 		wrong += map_at(fd, ioas, (uintptr_t)memory, PAGE, BASE + MIB) != 0;
 		rc = unmap_at(fd, ioas, BASE + MIB, PAGE);
 		/* EDEADLK: they were quicker a hundred times; then nobody can pin it any more. */

@@ -1,0 +1,107 @@
+"""The C clients on a character device: they find the same as on a FUSE file, but for what CUSE does not carry."""
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from tests.clients.build import build, why_not_32_bit
+from tests.clients.test_clients import CLIENTS, PATIENCE, to_set_rlimit_mode
+from tests.clients.test_mock_clients import CLIENTS as MOCK_CLIENTS
+from tests.support import IOMMUD
+
+from .command import Command, Done
+from .machine import Machine
+
+# CUSE does not look at what the answer to an open says of the file's offset: lseek says 0, pread reads (a device without: ESPIPE).
+OFFSETS = {
+    "file_ops": {"seek to the start", "where is it", "seek to the end", "seek to data"},
+    "mock/fault": {"lseek", "pread"},
+    "mock/veventq": {"lseek", "pread"},
+}
+ARGUMENTS = {
+    "option": ["--privileged"],
+    "mock/accounting": ["--mm"],
+    "mock/change_process": ["--mm"],
+    "mock/map_file": ["--iommud"],
+    "mock/memory": ["--iommud"],
+    "mock/processes": ["--iommud"],
+}
+# It looks at more if it is root in the first user namespace, which on FUSE it may not be.
+MORE_AS_ROOT = {"option"}
+# Nothing of it is the kernel's, and it would take minutes.
+LEFT_OUT = {"race"}
+NAMES = [*CLIENTS, *(f"mock/{name}" for name in MOCK_CLIENTS if name not in LEFT_OUT), "mock/type1"]
+# It asks for what only FUSE can do; see test_nothing_can_be_mapped.
+MAPS = {"mock/viommu"}
+
+LIMIT = 200.0  # seconds for a client
+FEW_TIMES = {"FEW_TIMES": "1"}  # what clients do thousands of times they do a twentieth as often (often() in checks.h), here and on FUSE
+
+
+def findings(text: str) -> list[str]:
+    """What a client looked at, whatever it found."""
+    lines = [re.sub(r" \(got .*\) \S+:\d+$", "", line) for line in text.splitlines()]
+    return [re.sub(r"^(not )?ok \d+ - ", "", line) for line in lines if not re.match(r"1\.\.|# \d+ of \d+ failed", line)]
+
+
+def wrong(done: Done) -> set[str]:
+    """What it found wrong."""
+    lines = done.stdout.splitlines()
+    found = re.findall(r"^not ok \d+ - (.*) \(got .*$", done.stdout, re.MULTILINE)
+    others = [line for line in lines if not line.startswith(("ok ", "not ok ", "# ", "1.."))]
+    assert (others, done.stderr, done.late) == ([], "", False), str(done)
+    assert lines, str(done)
+    return set(found)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in MAPS])
+def test_same_as_on_fuse(name: str, vm: Machine, served: Command) -> None:
+    arguments = ARGUMENTS.get(name, [])
+    done = vm.run(build(name), *arguments, limit=LIMIT, env=FEW_TIMES)
+    assert wrong(done) == OFFSETS.get(name, set()), str(done)
+    prefix = to_set_rlimit_mode() if {"--privileged", "--mm"} & set(arguments) else []
+    on_fuse = [*prefix, IOMMUD, "run", "--vfio", "--mock", "--", build(name), *arguments]
+    said = subprocess.run(on_fuse, capture_output=True, text=True, timeout=PATIENCE, check=True, env={**os.environ, **FEW_TIMES}).stdout
+    ours, theirs = findings(done.stdout), findings(said)
+    if name in MORE_AS_ROOT:
+        ours = [line for line in ours if line in theirs]
+    assert ours == theirs
+
+
+def test_nothing_can_be_mapped(vm: Machine, served: Command) -> None:
+    """A device without mmap says ENODEV; so this one does, and offers nothing to be mapped."""
+    assert wrong(vm.run(build("mock/viommu"), "--no-mmap")) == set()
+
+
+@pytest.mark.parametrize("name", ["ioas_map", "ioas_iova_ranges", "mock/descriptor", "mock/fault", "mock/processes"])
+def test_32_bit_client(name: str, vm: Machine, served: Command) -> None:
+    why = why_not_32_bit()
+    if why is not None:
+        pytest.skip(why)
+    done = vm.run(build(name, "32"), *ARGUMENTS.get(name, []), limit=LIMIT, env=FEW_TIMES)
+    assert wrong(done) == OFFSETS.get(name, set()), str(done)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        pytest.param("slow_memory", ["SIGINT ends one that waits", "SIGKILL ends one that waits"], id="signals while an ioctl waits"),
+        pytest.param("mock/descriptor", ["a duplicate is the same access"], id="descriptors"),
+        pytest.param("mock/fault", ["epoll: to read"], id="epoll"),
+        pytest.param("mock/veventq", ["wakes who polls"], id="poll"),
+    ],
+)
+def test_what_is_in_there(name: str, what: list[str], vm: Machine, served: Command) -> None:
+    said = vm.run(build(name), env=FEW_TIMES).stdout
+    for each in what:
+        assert re.search(rf"^ok \d+ - {each}", said, re.MULTILINE), said
+
+
+def test_another_user(vm: Machine, served: Command) -> None:
+    """The node is root's and its group's."""
+    nobody = (65534, 65534, [65534])
+    assert vm.run("cat", "/dev/iommu", user=nobody).stderr == "cat: /dev/iommu: Permission denied\n"
+    member = (65534, 65534, [0])
+    assert wrong(vm.run(build("destroy"), user=member)) == set()
