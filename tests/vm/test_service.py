@@ -183,7 +183,7 @@ def test_confined_as_far_as_a_character_device_permits(service: Service) -> None
     pid = service.shows("MainPID")
     assert service.said("readlink", f"/proc/{pid}/ns/mnt") != service.said("readlink", "/proc/1/ns/mnt")
     assert re.search(r"Seccomp_filters:\t[1-9]", service.said("cat", f"/proc/{pid}/status"))
-    for name in ("ioas_map", "mock/descriptor"):
+    for name in ("lifetime", "mock/descriptor"):
         assert service.said(build(name), user=service.alice).splitlines()[-1].startswith("1..")
     done = service.vm.run(build("seccomp"), user=service.alice)
     assert "a fault queue (got EPERM, expected 0)" in done.stdout
