@@ -1,13 +1,13 @@
 """seccomp user notification: system calls that wait until another process has said what becomes of them (Linux 5.9).
 
 A filter (classic BPF) is put on a process and on all that it will start. It is asked about each system call; the few that it picks become
-notifications on the *listener*, a descriptor that came with the filter. Whoever holds that answers each with an errno, or lets the call go on
-as if nothing had been. The kernel remembers which numbers the filter always lets go on, so any other call costs next to nothing.
+notifications on the *listener*, a descriptor that came with the filter. Whoever holds it answers each with an errno, or lets the call go
+on as if nothing had been. The kernel remembers which numbers the filter always lets go on, so any other call costs next to nothing.
 
 The filter here picks the calls that a FUSE server is never asked about, though a device file may refuse them:
 
-- mmap(2) of a file: each shared one; of the private ones those that no loader of programs makes, which are that are written
-  to where the process has no say on the place, or that begin 4 GiB or more into the file.
+- mmap(2) of a file: each shared one; of the private ones those that no loader of programs makes: to be written to where the kernel chooses
+  the place, or from 4 GiB or more into the file.
 - read(2), write(2), pread64, pwrite64 of no bytes, and readv, writev of an empty list.
 
 A call of another architecture (a 32-bit program, x32) goes on unasked.

@@ -21,7 +21,7 @@ import trio
 from . import inline, wire
 from .caller import Caller
 from .mapped import Mapped
-from .node import MAX_WRITE, Attributes, Node, OpenFile, Opener, Work
+from .node import MAX_WRITE, Attributes, Node, Opener, OpenFile, Work
 from .watch import MESSAGE, Watched, read_question
 
 log: Final = logging.getLogger("cuse_glue.session")

@@ -1,8 +1,8 @@
 """The watcher: a small process that stands between a program and the system calls that FUSE answers without asking its server.
 
-A seccomp filter (`seccomp.py`) makes those calls of the program, on whatever descriptor, wait for the watcher. It looks whose file it is. Any
-other's goes on at once. Of a file of ours it fetches the descriptor and asks the server, with an ioctl that nobody else can make: the session
-knows the watcher by its process id.
+A seccomp filter (`seccomp.py`) makes those calls of the program, on whatever descriptor, wait for the watcher. It looks whose file it is.
+Any other's goes on at once. Of a file of ours it fetches the descriptor and asks the server, with an ioctl that nobody else can make: the
+session knows the watcher by its process id.
 
     program   mmap(fd) ······························································· ENXIO, or goes on
     watcher   └▶ device of fd? ── not ours: goes on              ┌ refused, or 0 ──────┘
@@ -110,8 +110,9 @@ def _be_watcher(link: int) -> None:
             message, descriptors, _, _ = socket.recv_fds(connection, 4096, 2)
         if descriptors:
             listener, user_namespace = descriptors
-            if not os.path.sameopenfile(user_namespace, os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)):
+            if not os.path.samestat(os.fstat(user_namespace), os.stat("/proc/self/ns/user")):
                 libc.setns(user_namespace, libc.CLONE_NEWUSER)
+            os.close(user_namespace)
             _watch(listener, {device for (device,) in _DEVICE.iter_unpack(message)})
         status = 0
     finally:
@@ -155,7 +156,8 @@ def _verdict(listener: int, notification: seccomp.Notification, devices: set[int
                 return 0
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
             question = MESSAGE.pack(notification.tid, notification.number, flags, *notification.arguments)
-            return max(0, fcntl.ioctl(fd, QUESTION, bytearray(question), True))
+            error: int = fcntl.ioctl(fd, QUESTION, bytearray(question), True)
+            return error
         finally:
             os.close(fd)
     except OSError:

@@ -202,7 +202,8 @@ def _serve(connection: socket.socket, settings: "Settings", watcher: "Watcher | 
     device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why, watched=bool(watch)))
     watched = None
     if watcher is not None and watch:
-        watcher.watch(*watch, what["devices"])
+        listener, user_namespace = watch
+        watcher.watch(listener, user_namespace, what["devices"])
         watched = Refusals(watcher.pid, device.host, why)
     elif watcher is not None:
         watcher.dismiss()
