@@ -27,6 +27,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from . import libc, seccomp, thread
+from .detach import close_all_but
 
 if TYPE_CHECKING:
     from .node import OpenFile
@@ -71,13 +72,13 @@ def read_question(message: bytes) -> Call:
 class Watcher:
     """The watcher, a child of ours. `watch` or `dismiss` it."""
 
-    def __init__(self) -> None:
-        """Forks: the process must have one thread. OSError: it cannot."""
+    def __init__(self, name: str) -> None:
+        """Forks: the process must have one thread. `name`: as ps(1) shows it, up to 15 bytes. OSError: it cannot."""
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.pid = os.fork()
             if self.pid == 0:
-                _be_watcher(theirs.fileno())
+                _be_watcher(theirs.fileno(), name)
 
     def watch(self, listener: int, user_namespace: int, devices: Collection[int]) -> None:
         """Let it answer the listener. `devices`: those of our files (st_dev). `user_namespace`: where they were mounted, and FUSE lets
@@ -98,14 +99,14 @@ class Watcher:
         self._link.close()
 
 
-def _be_watcher(link: int) -> None:
+def _be_watcher(link: int, name: str) -> None:
     status = 1
     try:
         for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT:
             signal.signal(number, signal.SIG_IGN)  # it is not the server that is asked to end here
         _keep_only(link)
-        with open("/proc/self/comm", "w", encoding="ascii") as name:
-            name.write("watch")
+        with open("/proc/self/comm", "w", encoding="ascii") as comm:
+            comm.write(name)
         with socket.socket(fileno=link) as connection:
             message, descriptors, _, _ = socket.recv_fds(connection, 4096, 2)
         if descriptors:
@@ -123,8 +124,7 @@ def _keep_only(kept: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for number in 0, 1, 2:
         os.dup2(null, number)
-    os.closerange(3, kept)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+    close_all_but(kept)
 
 
 def _watch(listener: int, devices: set[int]) -> None:

@@ -152,6 +152,8 @@ def _daemon(link: socket.socket, settings: "Settings") -> NoReturn:
 
 def _detach(link: socket.socket) -> socket.socket:
     """Keep nothing of the user's process but stderr and the link; returns the link, out of the way of 0, 1 and 2."""
+    from cuse_glue import detach
+
     connection = socket.socket(fileno=fcntl.fcntl(link.detach(), fcntl.F_DUPFD_CLOEXEC, 3))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -160,12 +162,7 @@ def _detach(link: socket.socket) -> socket.socket:
         os.fstat(2)
     except OSError:
         os.dup2(null, 2)
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != connection.fileno():
-            try:
-                os.close(int(name))
-            except OSError:
-                pass  # the descriptor of the listing itself
+    detach.close_all_but(connection.fileno())
     os.chdir("/")
     os.umask(0o077)
     for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT:
@@ -180,7 +177,7 @@ def _fork_watcher() -> "Watcher":
     """Before anything heavy is imported, which it would keep."""
     from cuse_glue.watch import Watcher
 
-    return Watcher()
+    return Watcher("iommud-watch")
 
 
 def _serve(connection: socket.socket, settings: "Settings", watcher: "Watcher | None") -> int:

@@ -49,7 +49,7 @@ def processes_with(marker: str) -> set[int]:
 def daemon_and_watcher(marker: str, program: int) -> tuple[int, int]:
     """The two processes that `iommud run` has beside the program, which was started with `marker` in its environment."""
     rest = processes_with(marker) - {program}
-    (watcher,) = (pid for pid in rest if Path("/proc", str(pid), "comm").read_text() == "watch\n")
+    (watcher,) = (pid for pid in rest if Path("/proc", str(pid), "comm").read_text() == "iommud-watch\n")
     (daemon,) = rest - {watcher}
     return daemon, watcher
 
