@@ -120,6 +120,7 @@ class HeldFile:
 
 MOMENT: Final = 0.02  # seconds
 NOT_IN_MEMORY: Final = -1  # in place of an access mode: a file that is only remembered by what it was
+UNKNOWN: Final = (0, 0)  # of no file system: a file that we may not ask
 
 
 def _in_memory(fd: int) -> bool:
@@ -154,8 +155,14 @@ class FileCache:
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
             if flags & os.O_PATH:
                 raise OSError(errno.EBADF, "a descriptor opened with O_PATH")
-            dev, inode = libc.identity(fd)
-            if not _in_memory(fd):
+            in_memory = _in_memory(fd)
+            try:
+                dev, inode = libc.identity(fd)
+            except PermissionError:  # a FUSE file, of ours even, that was mounted in a user namespace: it lets in who lives there
+                if in_memory:
+                    raise
+                dev, inode = UNKNOWN
+            if not in_memory:
                 # It can never be pinned, so it need not be kept: it may be an open file of our own, which nobody would then ever release.
                 kept = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                 _close_aside(fd)
