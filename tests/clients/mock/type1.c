@@ -13,6 +13,7 @@
 #include "mock.h"
 
 #include <glob.h>
+#include <sys/resource.h>
 
 #define RING (256 * PAGE)
 #define BUFFER PAGE /* in all less than the usual RLIMIT_MEMLOCK, 8 MiB */
@@ -189,6 +190,31 @@ static void start_up(int container, unsigned long kind)
 	munmap(buffers, BUFFERS * BUFFER);
 }
 
+/* A container with a device that pins as many pages as it is told to; they stay pinned. */
+static long pin_in_container(const char *path, uint64_t pages)
+{
+	int container = open(path, O_RDWR | O_CLOEXEC);
+
+	NEED(container >= 0);
+	NEED(set_compat(container, new_ioas(container)) == 0);
+	NEED(try_mock(container, 1) == 0);
+	return map_dma(container, (uintptr_t)new_pages(pages), BASE, pages * PAGE, BOTH);
+}
+
+/* The limit is each process's own on VFIO's path, and all processes' of a user on IOMMUFD's. */
+static void limits(const char *path, bool own)
+{
+	struct rlimit limit = { 4 * PAGE, 4 * PAGE };
+
+	drop_capability(CAP_IPC_LOCK);
+	NEED(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
+	CHECK_ERR(ENOMEM, pin_in_container(path, 5), "a page too many");
+	CHECK_OK(pin_in_container(path, 4), "as many as allowed");
+	CHECK_ERR(ENOMEM, pin_in_container(path, 1), "then no more");
+	IN_CHILD(check_rc(pin_in_container(path, 4), own ? 0 : -ENOMEM, __FILE__, __LINE__,
+			  "in another process"));
+}
+
 int main(int argc, char **argv)
 {
 	static const unsigned long kinds[] = { VFIO_TYPE1v2_IOMMU, VFIO_TYPE1_IOMMU };
@@ -206,5 +232,7 @@ int main(int argc, char **argv)
 		start_up(container, kinds[i]);
 		CHECK_OK(close(container), "close");
 	}
+	if (!first_name("/dev/vfio/[0-9]*"))
+		IN_CHILD(limits(path, argc == 1));
 	return checks_end();
 }
