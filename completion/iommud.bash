@@ -32,9 +32,9 @@ _iommud() {
     done
     [[ $word == = ]] && word=
     case $place:$option in
-        run:--iommu) words=$(compgen -W 'mock vtd smmuv3 amd' -- "$word") ;;
+        run:--iommu) words=$(compgen -W 'mock vtd smmuv3 amd none' -- "$word") ;;
         run:--log-level) words=$(compgen -W 'debug info warning error' -- "$word") ;;
-        serve:--iommu) words=$(compgen -W 'mock vtd smmuv3 amd' -- "$word") ;;
+        serve:--iommu) words=$(compgen -W 'mock vtd smmuv3 amd none' -- "$word") ;;
         serve:--log-level) words=$(compgen -W 'debug info warning error' -- "$word") ;;
         serve:--fuse) compopt -o filenames; words=$(compgen -f -- "$word") ;;
         serve:--group) words=$(compgen -g -- "$word") ;;

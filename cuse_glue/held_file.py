@@ -64,7 +64,7 @@ class Window:
 class HeldFile:
     """An open file, as a descriptor of ours. Closed by the last `drop`."""
 
-    __slots__ = ("_cache", "_holders", "_key", "fd", "sources", "windows")
+    __slots__ = ("_cache", "_holders", "_key", "_page_size", "fd", "sources", "windows")
 
     def __init__(self, fd: int, key: tuple[int, int, int], cache: "FileCache") -> None:
         self.fd = fd
@@ -73,6 +73,7 @@ class HeldFile:
         self._key = key
         self._cache = cache
         self._holders = 0
+        self._page_size = 0
 
     @property
     def dev(self) -> int:
@@ -92,6 +93,13 @@ class HeldFile:
         """Whether it is a file of tmpfs (memfd included) or hugetlbfs: what MAP_FILE takes and what may be written for long."""
         return _in_memory(self.fd)
 
+    @property
+    def page_size(self) -> int:
+        """Bytes of its pages: of hugetlbfs, huge ones."""
+        if not self._page_size:
+            self._page_size = os.fstat(self.fd).st_blksize if self.in_memory else mmap.PAGESIZE
+        return self._page_size
+
     def hold(self) -> None:
         self._holders += 1
 
@@ -106,14 +114,13 @@ class HeldFile:
 
         Not writable although asked for: the file is sealed or was not opened for it. OSError: it cannot be mapped.
         """
-        status = os.fstat(self.fd)
-        unit = status.st_blksize if self.in_memory else mmap.PAGESIZE  # of hugetlbfs: the huge page
+        size, unit = self.size, self.page_size
         failure = OSError(errno.EACCES, os.strerror(errno.EACCES))
         for how in (True, False) if writable else (False,):
             for window in self.windows:
                 if window.start <= start and end <= window.end and window.writable >= how:
                     return window
-            for at, upto in (0, max(end, status.st_size)), (start, end):
+            for at, upto in (0, max(end, size)), (start, end):
                 try:
                     window = Window(self, at // unit * unit, -(-upto // unit) * unit, how)
                 except OSError as error:
