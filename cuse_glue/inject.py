@@ -47,8 +47,10 @@ _STATUS: Final = re.compile(rb"^(TracerPid|Seccomp|Seccomp_filters):\t(\d+)$", r
 class Injector:
     """Gives out the files of one device. Belongs to the loop's thread."""
 
-    def __init__(self, machine: ptrace.Machine | None = None) -> None:
-        """`machine`: the one we run on, unless given."""
+    def __init__(self, machine: ptrace.Machine | None = None, *, added_filters: int | None = None) -> None:
+        """`machine`: the one we run on, unless given. `added_filters`: each client descends from the process that we come from, and has this
+        many seccomp filters more, which let the calls through that it is made to make. None: clients are anybody's."""
+        self._added_filters = added_filters
         self._machine = machine or ptrace.machine()
         self._jobs: set[_Job] = set()
 
@@ -77,7 +79,7 @@ class Injector:
         it sees no /proc; EACCES: it was handed the device and may not open it itself).
         """
         token = trio.lowlevel.current_trio_token()
-        job = _Job(self._machine, caller.tid, file, flags, address, fill, no_room, token)
+        job = _Job(self._machine, caller.tid, file, flags, address, fill, no_room, token, self._added_filters)
         self._jobs.add(job)
         try:
             await leave()
@@ -145,7 +147,9 @@ class _Job:
         fill: Callable[[int], bytes],
         no_room: int,
         token: trio.lowlevel.TrioToken,
+        added_filters: int | None,
     ) -> None:
+        self.added_filters = added_filters
         self.machine = machine
         self.tid = tid
         self.file = file
@@ -251,10 +255,11 @@ class _Job:
             ) from None
 
     def _check_filters(self) -> None:
-        # Filters are inherited and never dropped. As many as the first process has: the same ones (a container's), and if we live under
-        # them as well they let us open files. Those that only a service has (systemd's SystemCallFilter=) say nothing of a client's.
+        # Filters are inherited and never dropped, and ours let us open files, so those that the client has from where we have ours do no harm.
+        # Of anybody's client that is as many as the first process has (a container's). What only a service has (systemd's
+        # SystemCallFilter=) says nothing of others.
         theirs, ours, first = (_status(tid).get("Seccomp_filters", 0) for tid in (self.tid, threading.get_native_id(), 1))
-        if theirs > min(ours, first):
+        if theirs > (min(ours, first) if self.added_filters is None else ours + self.added_filters):
             raise Refused(
                 errno.EPERM,
                 "the client has a seccomp filter, which might kill it if we made it open a file; to suspend that takes CAP_SYS_ADMIN",

@@ -32,11 +32,13 @@ log: Final = logging.getLogger("iommud")
 @dataclass(frozen=True)
 class Options:
     """What a device offers. `why` gets one line for each refused ioctl; `mock`: the kernel's selftest driver is there, and its devices
-    stand behind an IOMMU of the kind `iommu` (devices.kinds.KINDS)."""
+    stand behind an IOMMU of the kind `iommu` (devices.kinds.KINDS). `added_filters`: how many seccomp filters (cuse_glue.seccomp) clients
+    were given by us, beside those that we have ourselves; None: they come from elsewhere."""
 
     mock: bool = False
     iommu: str = kinds.DEFAULT
     why: Callable[[str], None] | None = None
+    added_filters: int | None = None
 
 
 def calm_collector() -> None:
@@ -57,7 +59,7 @@ class IommuDevice:
         self._origins = ProcessOrigins()
         self.host = Host()
         self._open_files = 0
-        self._injector = Injector()
+        self._injector = Injector(added_filters=self.options.added_filters)
         self.mapped = ShownFile(self.host) if self.options.mock else None  # the mock alone has something to map
         test_command = TestCommand(self.options.iommu) if self.options.mock else None
         self.dispatcher = Dispatcher(self._origins, DescriptorBook(self._injector), test_command)
