@@ -48,8 +48,8 @@ class Injector:
     """Gives out the files of one device. Belongs to the loop's thread."""
 
     def __init__(self, machine: ptrace.Machine | None = None, *, added_filters: int | None = None) -> None:
-        """`machine`: the one we run on, unless given. `added_filters`: each client descends from the process that we come from, and has this
-        many seccomp filters more, which let the calls through that it is made to make. None: clients are anybody's."""
+        """`machine`: the one we run on, unless given. `added_filters`: each client descends from the process that we come from, and has
+        this many seccomp filters more, which let the calls through that it is made to make. None: clients are anybody's."""
         self._added_filters = added_filters
         self._machine = machine or ptrace.machine()
         self._jobs: set[_Job] = set()
@@ -255,7 +255,7 @@ class _Job:
             ) from None
 
     def _check_filters(self) -> None:
-        # Filters are inherited and never dropped, and ours let us open files, so those that the client has from where we have ours do no harm.
+        # Filters are inherited and never dropped, and ours let us open files, so what the client has from where we have ours does no harm.
         # Of anybody's client that is as many as the first process has (a container's). What only a service has (systemd's
         # SystemCallFilter=) says nothing of others.
         theirs, ours, first = (_status(tid).get("Seccomp_filters", 0) for tid in (self.tid, threading.get_native_id(), 1))
