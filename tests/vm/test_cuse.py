@@ -4,53 +4,16 @@ import errno
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support import IOMMUD, ROOT
 
-from .command import Command
+from .daemon import NAME, PATH, USED, number, refusal, serving, start
 from .machine import Machine
 
-NAME = "iommu-test"
-PATH = f"/dev/{NAME}"
-CLASS = "/sys/class/cuse"
 RACE = Path(__file__).with_name("race.py")
-FILE_CALLS = Path(__file__).with_name("file_calls.py")
-USED = "ioas 1\nrefused 2\n"  # what the probe says of a device that works
-
-
-def start(vm: Machine, name: str = NAME, *flags: str) -> Command:
-    daemon = vm.start(IOMMUD, "serve", "--cuse", name, *flags)
-    assert daemon.line(2) == f"iommud: serving /dev/{name} (CUSE)"
-    return daemon
-
-
-@contextmanager
-def serving(vm: Machine, name: str = NAME, *flags: str) -> Iterator[Command]:
-    daemon = start(vm, name, *flags)
-    try:
-        yield daemon
-    finally:
-        if daemon.running():
-            daemon.kill(signal.SIGTERM)
-        daemon.wait(60)
-
-
-def number(vm: Machine, name: str = NAME) -> str:
-    """The device number of the CUSE device, major:minor; empty: there is none."""
-    return vm.run("cat", f"{CLASS}/{name}/dev").stdout.strip()
-
-
-def refusal(vm: Machine, *command: str) -> str:
-    done = vm.run(*command)
-    assert done.status == 1, str(done)
-    assert done.stderr.startswith("iommud: ")
-    assert done.stderr.count("\n") == 1, str(done)
-    return done.stderr
 
 
 def test_the_node(vm: Machine, probe: str) -> None:
@@ -89,20 +52,6 @@ def test_a_killed_client_is_forgotten(vm: Machine, probe: str) -> None:
         client.kill(signal.SIGKILL)
         assert client.wait().status == -signal.SIGKILL
         assert vm.run(probe, "once", PATH).check().stdout == USED
-
-
-def test_a_second_instance(vm: Machine, served: Command, probe: str) -> None:
-    """Each has its own objects, and ends for itself; a name may have directories."""
-    with serving(vm, "pool/iommu-2"):
-        assert number(vm, "pool!iommu-2") != number(vm, "iommu")
-        assert vm.run(probe, "once", "/dev/pool/iommu-2").check().stdout == USED
-        assert vm.run(probe, "once").check().stdout == USED
-        # What is taken is refused, before anything is registered.
-        taken = refusal(vm, IOMMUD, "serve", "--cuse", "pool/iommu-2")
-        assert "/dev/pool/iommu-2 is served already" in taken
-    assert vm.run("test", "-e", "/dev/pool").status == 1
-    assert vm.run(probe, "once").check().stdout == USED
-    assert "/dev/iommu is served already" in refusal(vm, IOMMUD, "serve", "--vfio")
 
 
 @pytest.mark.parametrize(
@@ -155,24 +104,3 @@ def test_another_iommud_comes_at_the_same_moment(vm: Machine, probe: str) -> Non
         assert vm.run(probe, "once", PATH).check().stdout == USED
     finally:
         vm.run("sh", "-c", f"kill $(cat /run/rival.pid); while test -e {PATH}; do sleep 0.1; done").check()
-
-
-def test_what_cuse_does_not_carry(vm: Machine, served: Command) -> None:
-    """docs/not-done.md tells of each that is not as on Linux's own device."""
-    said = vm.run(sys.executable, str(FILE_CALLS), "/dev/iommu").check().stdout.splitlines()
-    linux = {
-        "is a character device": "True",
-        "FIONREAD": "ENOTTY",
-        "mmap": "ENXIO",
-        "lseek": "ESPIPE",
-        "read": "EINVAL",
-        "read of nothing": "EINVAL",
-        "pread": "EINVAL",
-        "write": "EINVAL",
-        "splice": "EINVAL",
-        "epoll_ctl": "EPERM",
-        "ftruncate": "EINVAL",
-        "fsync": "EINVAL",
-    }
-    different = {"mmap": "ENODEV", "lseek": "0", "read of nothing": "0", "epoll_ctl": "0"}
-    assert dict(line.split(": ") for line in said) == {**linux, **different}
