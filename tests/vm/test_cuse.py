@@ -2,7 +2,6 @@
 
 import errno
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -71,13 +70,6 @@ def test_the_name_is_taken(make: str, sentence: str, vm: Machine) -> None:
         assert number(vm) == ""
     finally:
         vm.run("rm", PATH).check()
-
-
-@pytest.mark.parametrize("name", ["", "/x", "x/", "../x", "a//b", "a/../b", "x!y", "two words", "x" * 300])
-def test_what_is_no_name(name: str) -> None:
-    """Asked before anything of the machine is."""
-    done = subprocess.run([IOMMUD, "serve", "--cuse", name], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (1, f"iommud: --cuse {name}: that is no name that a device below /dev can have\n")
 
 
 def test_a_real_device_comes_at_the_same_moment(vm: Machine) -> None:
