@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from .command import Command, Done
 from .daemon import USED, number, refusal, serving
 from .machine import Machine
 
-Client = Callable[[str], Done]
+Client = Callable[[str], Command]
 FILE_CALLS = Path(__file__).with_name("file_calls.py")
 
 # CUSE does not look at what the answer to an open says of the file's offset: lseek says 0, pread reads (a device without: ESPIPE).
@@ -68,23 +69,24 @@ def wrong(done: Done) -> set[str]:
 
 @pytest.fixture(scope="module")
 def client(vm: Machine, served: Command) -> Client:
-    """Runs a client on /dev/iommu, each once: the second time it gives what it said the first time."""
+    """Starts a client on /dev/iommu, each once: the second time it gives what it said the first time."""
 
     @functools.cache
-    def run(name: str) -> Done:
-        return vm.run(build(name), *ARGUMENTS.get(name, []), limit=LIMIT, env=FEW_TIMES)
+    def start(name: str) -> Command:
+        return vm.start(build(name), *ARGUMENTS.get(name, []), limit=LIMIT, env=FEW_TIMES)
 
-    return run
+    return start
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in MAPS])
 def test_same_as_on_fuse(name: str, client: Client) -> None:
     arguments = ARGUMENTS.get(name, [])
-    done = client(name)
-    assert wrong(done) == OFFSETS.get(name, set()), str(done)
+    running = client(name)  # on the one processor, while FUSE has another
     prefix = to_set_rlimit_mode() if {"--privileged", "--mm"} & set(arguments) else []
     on_fuse = [*prefix, IOMMUD, "run", "--vfio", "--mock", "--", build(name), *arguments]
     said = subprocess.run(on_fuse, capture_output=True, text=True, timeout=PATIENCE, check=True, env={**os.environ, **FEW_TIMES}).stdout
+    done = running.wait()
+    assert wrong(done) == OFFSETS.get(name, set()), str(done)
     ours, theirs = findings(done.stdout), findings(said)
     if name in MORE_AS_ROOT:
         assert set(ours) >= set(theirs)
@@ -116,9 +118,17 @@ def test_32_bit_client(name: str, vm: Machine, served: Command) -> None:
     ],
 )
 def test_what_is_among_it(name: str, what: list[str], client: Client) -> None:
-    said = client(name).stdout
+    said = client(name).wait().stdout
     for each in what:
         assert re.search(rf"^ok \d+ - {each}", said, re.MULTILINE), said
+
+
+def test_a_killed_client_is_forgotten(vm: Machine, served: Command, probe: str) -> None:
+    doomed = vm.start(probe, "wait")
+    assert doomed.line() == "ioas 1"
+    doomed.kill(signal.SIGKILL)
+    assert doomed.wait().status == -signal.SIGKILL
+    assert vm.run(probe, "once").check().stdout == USED
 
 
 def test_another_user(vm: Machine, served: Command) -> None:
