@@ -39,7 +39,7 @@ _iommud() {
         serve:--fuse) compopt -o filenames; words=$(compgen -f -- "$word") ;;
         serve:--group) words=$(compgen -g -- "$word") ;;
         *:?*) ;;
-        run:) if [[ $word == -* ]]; then words=$(compgen -W '-h --help --why --vfio --mock --iommu --log-level' -- "$word"); else _iommud_program $COMP_CWORD; fi ;;
+        run:) if [[ $word == -* ]]; then words=$(compgen -W '-h --help --why --vfio --mock --iommu --log-level --no-watch' -- "$word"); else _iommud_program $COMP_CWORD; fi ;;
         serve:) words=$(compgen -W '-h --help --why --vfio --mock --iommu --log-level --fuse --cuse --mode --group' -- "$word") ;;
         iommud:) words=$(compgen -W 'run serve -h --help --version' -- "$word") ;;
     esac

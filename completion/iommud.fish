@@ -47,6 +47,7 @@ complete -c iommud -n '__iommud_is_at run' -l vfio -d 'serve /dev/vfio/vfio as w
 complete -c iommud -n '__iommud_is_at run' -l mock -d 'have the test ioctl of the kernel\'s selftests, which makes mock devices; without it there are none'
 complete -c iommud -n '__iommud_is_at run' -l iommu -xa 'mock vtd smmuv3 amd none' -d 'with --mock: the IOMMU that its devices stand behind: mock, vtd, smmuv3, amd, none (default: mock)'
 complete -c iommud -n '__iommud_is_at run' -l log-level -xa 'debug info warning error' -d 'from which level on to log to stderr: debug, info, warning, error (default: warning)'
+complete -c iommud -n '__iommud_is_at run' -l no-watch -d 'without the seccomp filter by which mmap, and reads and writes of nothing, are refused as by the kernel\'s device; for a program that needs a seccomp listener of its own'
 complete -c iommud -n '__iommud_is_at serve' -s h -l help -d 'show this help message and exit'
 complete -c iommud -n '__iommud_is_at serve' -l why -d 'one line on stderr for each refused ioctl: who, which, errno, and the broken rule'
 complete -c iommud -n '__iommud_is_at serve' -l vfio -d 'serve /dev/vfio/vfio as well, VFIO\'s type1 container for programs older than IOMMUFD'

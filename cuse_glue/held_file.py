@@ -10,19 +10,17 @@ Opening a file, even asking its size, can wait for ever if a client itself serve
 is mapped is opened only on the file systems of `LOCAL`; a file of another one stays in the process, as private memory does.
 """
 
-import ctypes
 import errno
 import fcntl
 import mmap
 import os
 import re
 import stat
-import struct
 import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from . import raw_memory
+from . import libc, raw_memory
 from .caller import Caller
 
 LOCAL: Final = frozenset(
@@ -30,10 +28,6 @@ LOCAL: Final = frozenset(
 )
 _F_GET_SEALS: Final = 1034
 _MFD_HUGETLB: Final = 4
-_AT_EMPTY_PATH: Final = 0x1000
-_AT_STATX_DONT_SYNC: Final = 0x4000
-_STATX_INO: Final = 0x100
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 _MOUNT: Final = rb"^\d+ \d+ %d:%d .*? - (\S+) "
 SHORT_OF_MEANS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
@@ -170,7 +164,7 @@ class FileCache:
                 raise OSError(errno.EBADF, "a descriptor opened with O_PATH")
             in_memory = _in_memory(fd)
             try:
-                dev, inode = identity(fd)
+                dev, inode = libc.identity(fd)
             except PermissionError:  # a FUSE file, of ours even, that was mounted in a user namespace: it lets in who lives there
                 if in_memory:
                     raise
@@ -230,17 +224,6 @@ class FileCache:
 
     def forget(self, key: tuple[int, int, int]) -> None:
         del self._files[key]
-
-
-def identity(fd: int) -> tuple[int, int]:
-    """Device and inode of an open file. Asks nobody: fstat of a FUSE file waits for its server, which may be hostile, or ourselves."""
-    status = ctypes.create_string_buffer(256)
-    if _libc.statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_INO, status) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    (inode,) = struct.unpack_from("=Q", status, 32)
-    major, minor = struct.unpack_from("=II", status, 136)
-    return os.makedev(major, minor), inode
 
 
 def _internal_mounts() -> dict[int, bytes]:

@@ -14,8 +14,9 @@ import os
 from errno import EFAULT, EINVAL, ENOENT, ENOMEM
 from typing import Any, Final
 
+from . import libc
 from .caller import Caller
-from .held_file import LOCAL, SHORT_OF_MEANS, FileCache, HeldFile, identity
+from .held_file import LOCAL, SHORT_OF_MEANS, FileCache, HeldFile
 from .origin import PAGE_SIZE, Mm, MmCache
 from .pin import InProcess, Mapped, Piece, Pin, Refused, close_all
 from .vma import Gone, Vma, vm_flags
@@ -187,7 +188,7 @@ class Source:
                 raise
         for fd in self.mm.descriptors():
             try:
-                if identity(fd) == (vma.dev, vma.inode):
+                if libc.identity(fd) == (vma.dev, vma.inode):
                     return os.dup(fd)
             except PermissionError:
                 pass  # a FUSE file that lets only others in
