@@ -146,7 +146,7 @@ static void passed(void)
 }
 
 #define THREADS 4
-#define ROUNDS 100
+#define ROUNDS often(100)
 
 static int shared_fd;
 static uint32_t shared_ioas;

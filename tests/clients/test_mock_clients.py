@@ -5,6 +5,7 @@ expects iommud's answer instead; without it, the kernel's.
 """
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.clients.build import SOURCES, build
 from tests.clients.test_clients import USER_NAMESPACE, judge, to_set_rlimit_mode
-from tests.support import IOMMUD
+from tests.support import IOMMUD, PATIENCE
 
 RUN = [IOMMUD, "run", "--mock", "--"]
 CLIENTS = sorted({path.stem for path in (SOURCES / "mock").glob("*.c")} - {"type1"})  # test_vfio_clients.py
@@ -58,3 +59,11 @@ def test_in_a_user_namespace(name: str, inside: bool) -> None:
         pytest.skip("no user namespaces here")
     command = [*USER_NAMESPACE, *RUN] if inside else [*RUN, *USER_NAMESPACE]
     judge([*command, build(f"mock/{name}")])
+
+
+def test_a_lock_on_the_whole_device_is_in_the_way() -> None:
+    """Given descriptors are marked by a lock each; it says so when it cannot."""
+    lock = "import fcntl, subprocess, sys; f = open('/dev/iommu', 'r+b', 0); fcntl.lockf(f, fcntl.LOCK_EX); subprocess.run(sys.argv[1:])"
+    command = [IOMMUD, "run", "--mock", "--why", "--", sys.executable, "-c", lock, build("mock/descriptor")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert "ENOMEM: its file cannot be marked (Resource temporarily unavailable): a program holds a lock on the device?" in done.stderr

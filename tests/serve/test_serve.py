@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import socket
 import stat
@@ -362,3 +363,13 @@ def test_refuses_fuse_where_there_is_none(path: str) -> None:
     sentence = refusal("unshare", "-m", "sh", "-c", hide, "sh", IOMMUD, "serve", "--fuse", path)
     assert "/dev/fuse is not there" in sentence
     assert not os.path.lexists(path)
+
+
+@pytest.mark.parametrize("name", ["", "/x", "x/", "../x", "a//b", "a/../b", "x!y", "two words", "x" * 300])
+def test_refuses_what_is_no_name_of_a_device(name: str) -> None:
+    assert refusal(IOMMUD, "serve", "--cuse", name) == f"iommud: --cuse {name}: that is no name that a device below /dev can have\n"
+
+
+def test_it_may_open_many_files(start: Start, path: str) -> None:
+    server = start("--fuse", path, prefix=["prlimit", "--nofile=200:3000"]).wait_ready()
+    assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (3000, 3000)

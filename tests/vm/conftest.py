@@ -1,4 +1,4 @@
-"""One boot for all tests of the virtual machine, and one daemon for those that only use it."""
+"""One boot for all tests of the virtual machine, and one daemon for those of a module that only use it."""
 
 import os
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(line)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(vm: Machine) -> Iterator[Command]:
     """A daemon at /dev/iommu and /dev/vfio/vfio, with the mock device. It has nothing to say, up to its end."""
     daemon = vm.start(IOMMUD, "serve", "--cuse", "iommu", "--vfio", "--mock", "--log-level", "info")

@@ -249,6 +249,7 @@ def _arguments(image: Path, ramdisk: Path, port: int) -> list[str]:
         "no_timer_check",
         "random.trust_cpu=on",
         "mitigations=off",
+        "secretmem.enable=1",
         "systemd.unit=vm.target",
         "systemd.log_target=console",
         "systemd.show_status=no",

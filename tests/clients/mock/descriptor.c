@@ -274,7 +274,7 @@ static void outlives_process(void)
 }
 
 #define THREADS 4
-#define ROUNDS 25
+#define ROUNDS often(25)
 
 /* `seen`: the memory as this process sees it, to compare with what is pinned. */
 static void *make_and_close(void *seen)

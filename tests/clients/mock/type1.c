@@ -17,7 +17,7 @@
 
 #define RING (256 * PAGE)
 #define BUFFER PAGE /* in all less than the usual RLIMIT_MEMLOCK, 8 MiB */
-#define BUFFERS 1000
+#define BUFFERS often(1000)
 #define BOTH (VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE)
 
 /* linux/vfio.h, of groups. */

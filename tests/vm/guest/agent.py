@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 PORTS = "/sys/class/virtio-ports"
 CHUNK = 1 << 16
+TOGETHER = 0.01  # seconds in which lines of a command come together to one message: a message costs more than a line
 
 
 def find_port(name: str) -> str:
@@ -35,6 +36,7 @@ class Agent:
         self.selector = selectors.DefaultSelector()
         self.jobs: dict[int, Job] = {}
         self.by_pid: dict[int, Job] = {}
+        self.outputs: set[int] = set()
         self.rest = b""
 
     def serve(self) -> None:
@@ -49,7 +51,10 @@ class Agent:
         while True:
             ends = [job.end for job in self.jobs.values() if not job.late]
             wait = max(0.0, min(ends) - time.monotonic()) if ends else None
-            for key, _ in self.selector.select(wait):
+            ready = self.selector.select(wait)
+            if any(key.fd in self.outputs for key, _ in ready):
+                time.sleep(TOGETHER)
+            for key, _ in ready:
                 if key.fileobj in self.selector.get_map():  # what came before may have closed it
                     key.data()
             self.reap()
@@ -115,6 +120,7 @@ class Job:
         for number in (1, 2):
             self.output[number] = ours[number]
             os.set_blocking(ours[number], False)
+            agent.outputs.add(ours[number])
             agent.selector.register(ours[number], selectors.EVENT_READ, functools.partial(self.pump, number))
 
     def hear(self, message: dict[str, Any]) -> None:
@@ -153,6 +159,7 @@ class Job:
     def close(self, number: int) -> None:
         fd = self.output.pop(number)
         self.agent.selector.unregister(fd)
+        self.agent.outputs.remove(fd)
         os.close(fd)
 
     def kill_session(self) -> None:

@@ -1,21 +1,17 @@
-"""The kernel's own selftest of IOMMUFD on a character device."""
-
-from pathlib import Path
-
-import pytest
+"""The kernel's own selftest of IOMMUFD on the guest's /dev/iommu."""
 
 from tests.kernel_selftest.__main__ import HUGEPAGES_NEEDED, LIST, all_names
 from tests.kernel_selftest.build import build
 from tests.kernel_selftest.expected import judge, read
-from tests.kernel_selftest.source import NotHere, find
+from tests.kernel_selftest.source import find
 from tests.kernel_selftest.tap import parse
 from tests.support import ROOT
 
-from .command import Command
 from .machine import Machine
 
 HUGEPAGES = "/proc/sys/vm/nr_hugepages"
 LIMIT = 300.0  # seconds
+LEAST = 190  # tests that pass, at the least
 # Without hardware's help a processor is some twenty times slower, and the selftest's harness ends a test after 30 s of real time. These
 # make up to 252,000 ioctls each, in every variant; on FUSE they run with the others (tests/kernel_selftest).
 TOO_LONG = {
@@ -34,23 +30,19 @@ MUCH_THE_SAME = {
 } - {"iommufd_mock_domain.two_domains.all_aligns", "iommufd_mock_domain.one_domain_file_hugepage.all_aligns_copy"}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def selftest() -> Path:
-    try:
-        return build(find(), ROOT / "build" / "kernel_selftest")
-    except NotHere as reason:
-        pytest.skip(f"kernel selftest: not run here: {reason}")
-
-
-def test_as_expected(vm: Machine, served: Command, selftest: Path) -> None:
-    vm.run("sh", "-c", f"echo {HUGEPAGES_NEEDED} > {HUGEPAGES}; grep -qx {HUGEPAGES_NEEDED} {HUGEPAGES}").check()
+def complaints(vm: Machine) -> str:
+    """What is not as tests/kernel_selftest expects it, of the tests that run in the guest; empty: nothing. Raises NotHere."""
+    binary = build(find(), ROOT / "build" / "kernel_selftest")
     left_out = TOO_LONG | MUCH_THE_SAME if vm.accelerator == "tcg" else set()
-    every = all_names(selftest)
+    every = all_names(binary)
     assert left_out < set(every)
     names = [name for name in every if name not in left_out]
-    done = vm.run(str(selftest), *(word for name in names for word in ("-r", name)), limit=LIMIT)
+    vm.run("sh", "-c", f"echo {HUGEPAGES_NEEDED} > {HUGEPAGES}; grep -qx {HUGEPAGES_NEEDED} {HUGEPAGES}").check()
+    done = vm.run(str(binary), *(word for name in names for word in ("-r", name)), limit=LIMIT)
+    vm.run("sh", "-c", f"echo 0 > {HUGEPAGES}").check()
     results = parse((0.0, line) for line in done.stdout.splitlines())
     verdict = judge(names, results, read(LIST.read_text()))
-    complaints = "\n".join(f"{name}: {' '.join(results[name].said)}" for name in verdict.broken if name in results)
-    assert (verdict.broken, verdict.mended, verdict.unknown, done.late) == ([], [], [], False), complaints or str(done)
-    assert len(verdict.passed) > 200
+    if done.late or len(verdict.passed) < LEAST:
+        return str(done)
+    said = [f"{name}: {' '.join(results[name].said) if name in results else 'did not run'}" for name in verdict.broken]
+    return "\n".join([*said, *(f"{name}: is listed, and passes" for name in verdict.mended)])
