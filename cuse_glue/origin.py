@@ -54,6 +54,7 @@ class Mm:
         "_mem",
         "_pagemap",
         "_tid",
+        "account",
         "auxv",
         "maps",
         "pid",
@@ -77,6 +78,7 @@ class Mm:
         self.pid = pid
         self.auxv = auxv
         self.sources: dict[int, Any] = {}  # what `source.Sources` keeps with it, by uid
+        self.account: Any = None  # what `true_pin` keeps with it; closed with it
         self._tid = tid
         self._limit: int | None = None
         self._holders = 1
@@ -95,6 +97,8 @@ class Mm:
         if self._holders == 0:
             self._closed(self)
             self.sources.clear()
+            if self.account is not None:
+                self.account.close()
             self.maps.close()
             for fd in (self._directory, self._mem, self._pagemap):
                 os.close(fd)
@@ -185,6 +189,14 @@ class Mm:
             raise OSError(errno.ESRCH, self.fate())
         return os.open(f"/proc/{tid}/map_files/{start:x}-{end:x}", os.O_PATH | os.O_CLOEXEC)
 
+    def threads(self) -> list[int]:
+        """The threads that live here now."""
+        return [tid for tid in self._threads() if self._is_here(tid)]
+
+    def lives_in(self, tid: int) -> bool:
+        """Whether thread `tid` lives here now."""
+        return self._is_here(tid)
+
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK (soft, bytes) of the process now, or when it was last asked for if it has exited; None: unlimited."""
         try:
@@ -207,11 +219,12 @@ class Mm:
 
     def locked_pages(self) -> int:
         """Pages that the process has locked itself (mlock); 0 when it is gone."""
+        ours = self.account.locked_shown if self.account is not None else 0
         try:
             found = re.search(rb"^VmLck:\s*(\d+) kB$", self.thread_file("status"), re.MULTILINE)
         except OSError:
             return 0
-        return int(found[1]) * 1024 // PAGE_SIZE if found is not None else 0
+        return max(int(found[1]) * 1024 // PAGE_SIZE - ours, 0) if found is not None else 0
 
     def _thread(self) -> int | None:
         """A living thread of this address space, the one that was good last time if it still is. OSError: we are short of descriptors."""

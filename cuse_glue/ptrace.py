@@ -5,6 +5,12 @@ stands just past the instruction that entered the kernel, so a step back by that
 call of our choice; nothing of its code is touched. It runs to the call's entry and exit by PTRACE_SYSCALL and not by single steps: a
 step forces a SIGTRAP on the thread, and the kernel throws away the program's own way with SIGTRAP if that is blocked or ignored.
 
+A thread can also be taken where nothing of ours waits for it: in any other system call, or in the midst of its own code. A system call
+that is interrupted so ends with a code that tells the kernel to make it again, unless a signal's handler comes first; that is decided when the
+thread leaves the kernel. So before it is let go it is stopped once more at that very place, with all its registers as they were, and the
+kernel does what it would have done. A few calls end with a plain EINTR instead; those of them that had no effect are made again by us.
+In its own code there may be no instruction near that enters the kernel: one of the vdso's is used.
+
 All signals are blocked meanwhile, so a pending one is handled after `detach` with the thread's own registers, as if nothing had been.
 SIGSTOP cannot be blocked: it stops the process as usual, our thread goes on under our hand, and stops with the others when it is let go.
 
@@ -15,6 +21,7 @@ machines is data (`Machine`): where the registers lie, and the numbers of the ca
 import errno
 import os
 import platform
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -55,8 +62,10 @@ _SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
 _SIGMASK_SIZE: Final = 8
 _ALL_SIGNALS: Final = (1 << 64) - 1
 _U64: Final = (1 << 64) - 1
+_PENDING: Final = re.compile(rb"^(?:SigPnd|ShdPnd):\t(\w+)$", re.MULTILINE)
 _RESTART: Final = range(-516, -511)  # -ERESTART*: the kernel would make the call again after a signal
 _PROC_SYSCALL_TRIES: Final = 1000
+_VDSO_SIZE: Final = 8192  # bytes
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,11 @@ class Machine:
     openat: int
     close: int
     sigprocmask: int
+    mmap: int
+    munmap: int
+    mremap: int
+    madvise: int
+    interruptible: frozenset[int] | None  # calls that end with EINTR when stopped, and have done nothing; None: take callers only
 
 
 # struct user_regs_struct; Ref: v7.3 arch/x86/include/asm/user_64.h, arch/x86/entry/syscalls/syscall_64.tbl
@@ -97,6 +111,12 @@ X86_64: Final = Machine(
     openat=257,
     close=3,
     sigprocmask=14,
+    mmap=9,
+    munmap=11,
+    mremap=25,
+    madvise=28,
+    # epoll_wait, epoll_pwait, epoll_pwait2, rt_sigtimedwait, semop, semtimedop, io_getevents
+    interruptible=frozenset((232, 281, 441, 128, 65, 220, 208)),
 )
 
 
@@ -135,7 +155,9 @@ class Tracee:
         self._buffer: Any = _ffi.new("uint64_t[]", machine.words)
         self._vec: Any = _ffi.new("struct vec *", {"base": _address(self._buffer)})
         self._mask: Any = _ffi.new("uint64_t *")
-        self._stopped: list[int] = []
+        self._stopped: list[int] = []  # its own registers
+        self._ready: list[int] = []  # the same, but about to enter the kernel by `instruction`
+        self._to_restart = False
 
     def interrupt(self) -> None:
         """Make it stop before it is in user mode again. If it is gone, `wait_stop` will tell."""
@@ -157,21 +179,53 @@ class Tracee:
         place = registers[m.instruction_pointer] - len(m.instruction)
         if read_memory(self.tid, place, len(m.instruction)) != m.instruction:
             raise Foreign(f"there is no {m.instruction.hex()} at {place:#x}, where it entered the kernel")
+        self._block_signals()
+        self._stopped = registers
+        self._ready = registers.copy()
+        self._ready[m.instruction_pointer] = place
+        return registers
+
+    def hold_anywhere(self, vdso: int) -> None:
+        """As `hold`, wherever the thread was stopped. `vdso`: the address of its vdso, 0 if it has none."""
+        m = self.machine
+        if m.interruptible is None:
+            raise Foreign("how a thread goes on that is stopped outside of an ioctl of ours is not known of this machine")
+        if self._read_registers() != m.words * 8:
+            raise Foreign("it is a 32-bit program")
+        registers = list(self._buffer)
+        called = int(_ffi.cast("int64_t", registers[m.called]))
+        place = registers[m.instruction_pointer] - len(m.instruction)
+        if called < 0 or read_memory(self.tid, place, len(m.instruction)) != m.instruction:
+            code = read_memory(self.tid, vdso, _VDSO_SIZE) if vdso else b""
+            at = code.find(m.instruction)
+            if at < 0:
+                raise Foreign("it has no instruction that enters the kernel where one is looked for, in its vdso")
+            place = vdso + at
+        self._block_signals()
+        self._ready = registers.copy()
+        self._ready[m.instruction_pointer] = place
+        self._ready[m.called] = _U64
+        result = int(_ffi.cast("int64_t", registers[m.result]))
+        if called >= 0 and result == -errno.EINTR and called in m.interruptible and not _has_signals(self.tid):
+            registers[m.result] = called
+            registers[m.instruction_pointer] -= len(m.instruction)
+            registers[m.called] = _U64
+        self._to_restart = called >= 0 and result in _RESTART
+        self._stopped = registers
+
+    def _block_signals(self) -> None:
         self._ptrace(_GETSIGMASK, _SIGMASK_SIZE, _address(self._mask))
         blocked = _ffi.new("uint64_t *", _ALL_SIGNALS)
         self._ptrace(_SETSIGMASK, _SIGMASK_SIZE, _address(blocked))
-        self._stopped = registers
-        return registers
 
     def call(self, number: int, *arguments: int) -> int:
         """Let the thread, which is on hold, make one system call. Its result: negative is -errno."""
         m = self.machine
         while True:
-            registers = self._stopped.copy()
+            registers = self._ready.copy()
             for index, value in zip(m.arguments, arguments, strict=False):
                 registers[index] = value & _U64
             registers[m.number] = number
-            registers[m.instruction_pointer] -= len(m.instruction)
             self._write_registers(registers)
             self._run_to_boundary()  # the call's entry
             self._run_to_boundary()  # its exit
@@ -183,6 +237,10 @@ class Tracee:
     def detach(self, result: int | None = None) -> None:
         """Let it go, with all registers as they were at the stop, but for `result`, which the call it made then returns."""
         if self._stopped:
+            if self._to_restart:
+                self.interrupt()
+                self._ptrace(_CONT, 0, 0)
+                self.wait_stop()
             registers = self._stopped
             if result is not None:
                 registers[self.machine.result] = result & _U64
@@ -254,6 +312,23 @@ def blocked_call(tid: int) -> list[int] | None:
             return [int(word, 0) for word in words[:7]]
         time.sleep(0)
     return None
+
+
+def waiting_in(tid: int) -> int | None:
+    """The number of the system call that a thread waits in now; None: it runs. OSError: it is gone, or not ours to ask."""
+    with open(f"/proc/{tid}/syscall", encoding="ascii") as file:
+        words = file.read().split()
+    return int(words[0]) if len(words) > 2 and int(words[0]) >= 0 else None
+
+
+def _has_signals(tid: int) -> bool:
+    """Whether signals wait for a thread. True also where that cannot be told."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as file:
+            found = _PENDING.findall(file.read())
+    except OSError:
+        return True
+    return len(found) != 2 or any(int(word, 16) for word in found)
 
 
 def read_memory(tid: int, address: int, length: int) -> bytes:

@@ -25,4 +25,9 @@ ARM64: Final = Machine(
     openat=56,
     close=57,
     sigprocmask=135,
+    mmap=222,
+    munmap=215,
+    mremap=216,
+    madvise=233,
+    interruptible=None,
 )

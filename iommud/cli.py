@@ -20,6 +20,7 @@ examples:
   iommud serve --group kvm --mode 0660        as above, for the members of a group
   iommud serve --fuse /tmp/iommu              on another path
 """
+PINS = ("watch", "uring")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -30,6 +31,7 @@ class Settings:
     mock: bool = False
     vfio: bool = False
     iommu: str = kinds.DEFAULT  # what the devices of `mock` stand behind
+    pin: str = PINS[0]
     why: bool = False
     log_level: str = "warning"
 
@@ -49,7 +51,14 @@ def main() -> NoReturn:
     if arguments.iommu is not None and not arguments.mock:
         arguments.parser.error("--iommu says what the devices of --mock stand behind, and there is no --mock")
     iommu = arguments.iommu or kinds.DEFAULT
-    settings = Settings(mock=arguments.mock, iommu=iommu, vfio=arguments.vfio, why=arguments.why, log_level=arguments.log_level)
+    settings = Settings(
+        mock=arguments.mock,
+        iommu=iommu,
+        vfio=arguments.vfio,
+        pin=arguments.pin,
+        why=arguments.why,
+        log_level=arguments.log_level,
+    )
     if arguments.action == "run":
         from .run import run
 
@@ -85,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
         help="with --mock: the IOMMU that its devices stand behind (default: mock)",
     )
     shared.add_argument(
+        "--pin",
+        choices=PINS,
+        default=PINS[0],
+        help="how a client's memory is held for devices: reached in its process and watched (default), or truly pinned by io_uring",
+    )
+    shared.add_argument(
         "--log-level", choices=LOG_LEVELS, default="warning", help="from which level on to log (default: warning)"
     )
 
@@ -99,7 +114,7 @@ def _add_run(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, An
         "run",
         parents=[shared],
         help="run a program that sees a private /dev/iommu",
-        usage="iommud run [--why] [--vfio] [--mock [--iommu KIND]] [--log-level LEVEL] [--] COMMAND [ARGUMENT ...]",
+        usage="iommud run [--why] [--vfio] [--mock [--iommu KIND]] [--pin HOW] [--log-level LEVEL] [--] COMMAND [ARGUMENT ...]",
         description="Run COMMAND with a private /dev/iommu. Pid, exit status, signals and terminal are its own.\n"
         "Without root, a user namespace is used: files of others show as owned by `nobody` in there.",
         epilog="exit status: COMMAND's; 125: iommud failed, 126: COMMAND cannot be executed, 127: it is not found",

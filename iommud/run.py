@@ -175,7 +175,7 @@ def _serve(connection: socket.socket, settings: "Settings") -> int:
         return FAILED  # the other side has said why
     pidfd, fuse, *vfio = descriptors
     why = stderr.write_line if settings.why else None
-    device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why))
+    device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why, pin=settings.pin))
     owner = os.geteuid(), os.getegid()
     sessions = [Session(fuse, device, Attributes(MODE, *owner), mapped=device.mapped)]
     sessions += [Session(fd, VfioContainer(device), Attributes(VFIO_MODE, *owner)) for fd in vfio]

@@ -106,12 +106,18 @@ class ProcessOrigin:
     def locked_pages(self) -> int:
         return self.source.locked_pages()
 
+    def pinned(self, npages: int, locked: bool) -> None:
+        if npages:
+            self.source.pinned(npages, locked)
+
 
 class ProcessOrigins:
     """`Origins` of ops.request for real processes."""
 
-    def __init__(self) -> None:
-        self._sources = Sources()
+    def __init__(self, *, true_pins: bool = False) -> None:
+        """As `Sources`."""
+        self._sources = Sources(true_pins=true_pins)
+        self.true_pins = self._sources.true_pins
         self._origins: dict[Source, ProcessOrigin] = {}
 
     def address_space(self, caller: Caller, readable: int) -> ProcessOrigin:

@@ -112,6 +112,7 @@ class FakeOrigin:
         self.lost = False
         self.limit: int | None = None
         self.locked = 0
+        self.shown = self.shown_locked = 0  # what `pinned` told
         self.held = 0
         self.pins: list[FakePin] = []
         self.asked: list[tuple[int, int, bool]] = []  # (first page, pages, writable) of each pin made
@@ -158,6 +159,10 @@ class FakeOrigin:
 
     def locked_pages(self) -> int:
         return self.locked
+
+    def pinned(self, npages: int, locked: bool) -> None:
+        self.shown += npages
+        self.shown_locked += npages if locked else 0
 
     # --- what its process does ---
 

@@ -1,0 +1,142 @@
+"""A client's thread in our hand: it calls the kernel for us, with what it may and where its memory is, and knows nothing of it afterwards.
+
+Ref: ptrace.py, for how; this is who, and what with.
+"""
+
+import errno
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from . import ptrace
+from .caller import Caller
+from .origin import Mm
+from .seize import NotOurs, seize
+
+_AT_SYSINFO_EHDR: Final = 33  # of the auxiliary vector: where the vdso is
+_PAIR: Final = struct.Struct("=QQ")
+_SCRATCH: Final = 0x02 | 0x20  # MAP_PRIVATE | MAP_ANONYMOUS
+_READ_WRITE: Final = 3  # PROT_*
+_PURPOSE: Final = "be made to pin memory"
+
+
+class Unwilling(Exception):
+    """The client cannot be made to do it; the text says why."""
+
+
+class Hand:
+    """A thread that is stopped and ours until `__exit__`. For the thread that made it."""
+
+    def __init__(self, tracee: ptrace.Tracee) -> None:
+        self._tracee = tracee
+        self.machine = tracee.machine
+
+    def __enter__(self) -> "Hand":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or not issubclass(kind, ptrace.Gone):
+            self._tracee.detach()
+
+    def call(self, what: str, number: int, *arguments: int) -> int:
+        """One system call. Unwilling: it failed; `what`, for people."""
+        result = self._tracee.call(number, *arguments)
+        if -4096 < result < 0:
+            raise Unwilling(f"it cannot {what}: {os.strerror(-result)}")
+        return result
+
+    def write(self, address: int, data: bytes) -> None:
+        if not ptrace.write_memory(self._tracee.tid, address, data):
+            raise Unwilling(f"its memory at {address:#x} cannot be written")
+
+    @contextmanager
+    def scratch(self, size: int) -> Iterator[int]:
+        """The address of `size` bytes of new memory, for as long as this lasts."""
+        address = self.call("have a page of memory", self.machine.mmap, 0, size, _READ_WRITE, _SCRATCH, -1, 0)
+        try:
+            yield address
+        except ptrace.Gone:
+            raise
+        except BaseException:
+            self._tracee.call(self.machine.munmap, address, size)
+            raise
+        self._tracee.call(self.machine.munmap, address, size)
+
+    def take_descriptor(self, number: int) -> int:
+        """The open file behind its descriptor, as ours; it has it no longer."""
+        try:
+            return Caller(self._tracee.tid, 0, 0).descriptor(number)
+        except OSError as error:
+            raise Unwilling(f"its descriptor cannot be fetched: {error.strerror}") from None
+        finally:
+            self._tracee.call(self.machine.close, number)
+
+
+def take_caller(mm: Mm, tid: int, machine: ptrace.Machine, answered: Callable[[], bool], answer: Callable[[], None]) -> Hand:
+    """The thread that waits for `answer`, stopped just before it would see it. Unwilling, ptrace.Gone."""
+    try:
+        tracee = seize(tid, machine, _PURPOSE, answered)
+    except NotOurs as why:
+        raise Unwilling(str(why)) from None
+    tracee.interrupt()
+    answer()
+    return _hold(tracee, mm)
+
+
+def take_somebody(mm: Mm, machine: ptrace.Machine) -> Hand:
+    """Any thread of an address space, wherever it is, the idle ones first. Unwilling: none can be had. ptrace.Gone: none is there."""
+    why: Exception = ptrace.Gone()
+    for tid in sorted(mm.threads(), key=_effort):
+        try:
+            tracee = seize(tid, machine, _PURPOSE, lambda: False)
+        except ptrace.Gone:
+            continue
+        except NotOurs as reason:
+            why = Unwilling(str(reason))
+            continue
+        tracee.interrupt()
+        try:
+            return _hold(tracee, mm)
+        except (Unwilling, ptrace.Gone) as reason:
+            why = reason
+    raise why
+
+
+def _hold(tracee: ptrace.Tracee, mm: Mm) -> Hand:
+    tracee.wait_stop()
+    try:
+        if not mm.lives_in(tracee.tid):
+            raise Unwilling("it executes another program")
+        if tracee.machine.interruptible is None:
+            tracee.hold()
+        else:
+            tracee.hold_anywhere(_vdso(mm.auxv))
+    except ptrace.Gone:
+        raise
+    except BaseException as failure:
+        tracee.detach()
+        if isinstance(failure, ptrace.Foreign):
+            raise Unwilling(str(failure)) from None
+        raise
+    return Hand(tracee)
+
+
+def _vdso(auxv: bytes) -> int:
+    for kind, value in _PAIR.iter_unpack(auxv[: len(auxv) // _PAIR.size * _PAIR.size]):
+        if kind == _AT_SYSINFO_EHDR:
+            return int(value)
+    return 0
+
+
+def _effort(tid: int) -> int:
+    """How well a thread can be taken: 0, if it sleeps in a call that is no ioctl (which might be one of ours, without an answer yet)."""
+    try:
+        call = ptrace.waiting_in(tid)
+    except OSError as error:
+        return 3 if error.errno == errno.ESRCH else 2
+    if call is None:
+        return 1
+    found = ptrace.machine()
+    return 2 if found is not None and call == found.ioctl else 0

@@ -1,0 +1,328 @@
+"""True pins, where the machine has io_uring: what is pinned shows in the client's VmPin and VmLck, as the kernel's pins do.
+
+What a request pins and lets go is only noted while it is carried out (`count`). When its answer is known it is made true (`settle`), and then
+the client gets it. Two things are needed of the client itself, once, and then when what is *locked* changes: a ring that it made (uring.py),
+and a mapping that counts as locked. So a thread of the client is made to call the kernel (hand.py): the one that waits for the answer if
+it is a thread of the address space in question, else any. All else is done from outside.
+
+What does not succeed (a debugger has the client, io_uring is forbidden to it) leaves the request as it is: pinned and counted as without
+this, with a line in the log for each address space.
+"""
+
+import errno
+import functools
+import logging
+import math
+import os
+import resource
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from . import uring
+from .caller import Caller
+from .hand import Hand, Unwilling, take_caller, take_somebody
+from .inline import leave
+from .origin import PAGE_SIZE, Mm
+from .ptrace import Gone, Machine, machine
+from .seize import is_killed
+from .session import reply_taker
+
+log: Final = logging.getLogger("cuse_glue.true_pin")
+
+ELSEWHERE: Final = 1.0  # seconds for which the answer waits for what is to change in other processes
+LOOK: Final = 0.1  # seconds between looks whether a client is being killed that we wait for
+MANY: Final = 16384  # pages from which counting takes so long that it is done in a worker thread
+
+_PROT_NONE: Final = 0
+_LOCKED: Final = 0x02 | 0x20 | 0x4000 | 0x2000  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_LOCKED
+_MAYMOVE: Final = 1  # MREMAP_*
+_DONTFORK: Final = 10  # MADV_*
+
+
+class Unusable(Exception):
+    """The machine cannot do it; the text says why."""
+
+
+def check() -> Machine:
+    """The machine, if it can make true pins. Unusable: it cannot."""
+    found = machine()
+    if found is None:
+        raise Unusable("--pin=uring does not know this kind of machine")
+    _raise_limit()
+    try:
+        fd, _ = uring.setup(1)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            raise Unusable("--pin=uring needs io_uring, which this kernel does not have") from None
+        why = "the sysctl kernel.io_uring_disabled, or a seccomp filter, forbids it" if error.errno == errno.EPERM else error.strerror
+        raise Unusable(f"--pin=uring needs io_uring, and cannot have it: {why}") from None
+    try:
+        counter = uring.Counter(fd)
+    except OSError as error:
+        os.close(fd)
+        raise Unusable(f"--pin=uring needs io_uring's registered buffers (Linux 5.13): {error.strerror}") from None
+    try:
+        counter.show(1)
+    except OSError as error:
+        raise Unusable(f"--pin=uring cannot pin a page: {error.strerror} (raise RLIMIT_MEMLOCK)") from None
+    finally:
+        counter.close()
+    return found
+
+
+def _raise_limit() -> None:
+    """Pins of clients without CAP_IPC_LOCK are held against *our* limit when we count them."""
+    _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    for limit in (resource.RLIM_INFINITY, most):
+        try:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+            return
+        except (ValueError, PermissionError):
+            pass
+
+
+class Account:
+    """What one address space is to show, and what it shows. `Mm.account`."""
+
+    def __init__(self) -> None:
+        self.pinned = 0  # pages
+        self.locked = 0
+        self.counter: uring.Counter | None = None
+        self.region: tuple[int, int] | None = None  # the mapping that is there to be locked: address, pages
+        self.lock = trio.Lock()  # whoever has one of its threads in hand
+        self.changes = 0
+        self.complained = False
+
+    @property
+    def locked_shown(self) -> int:
+        return self.region[1] if self.region is not None else 0
+
+    @property
+    def behind(self) -> int:
+        """By how many pages VmPin is wrong."""
+        return abs(max(self.pinned, 0) - (self.counter.shown if self.counter is not None else 0))
+
+    @property
+    def settled(self) -> bool:
+        return not self.behind and self.locked_shown == max(self.locked, 0)
+
+    def show(self) -> None:
+        """OSError."""
+        assert self.counter is not None
+        self.counter.show(max(self.pinned, 0))
+
+    def close(self) -> None:
+        if self.counter is not None:
+            self.counter.close()
+
+
+class TruePins:
+    """All of one device's. For the loop's thread."""
+
+    def __init__(self, address_space: Callable[[Caller], Mm]) -> None:
+        """`address_space`: whose a caller is; OSError. Unusable: the machine cannot do it."""
+        self._machine = check()
+        self._address_space = address_space
+        self._unsettled: dict[Mm, Account] = {}  # held
+        self._working: dict[Mm, trio.Event] = {}
+
+    def count(self, mm: Mm, pinned: int, locked: int) -> None:
+        """So many pages more (or fewer) are pinned of what `mm` pays for, and so many of them count as locked."""
+        if mm.account is None:
+            mm.account = Account()
+        account: Account = mm.account
+        account.pinned += pinned
+        account.locked += locked
+        account.changes += 1
+        if mm not in self._unsettled:
+            mm.hold()
+            self._unsettled[mm] = account
+
+    async def settle(self, caller: Caller, result: int) -> int:
+        """To be awaited last in a request, with its result: make true what it noted. The reply is sent here, or by returning the result."""
+        if not self._unsettled:
+            return result
+        self._flush()
+        if not self._unsettled:
+            return result
+        await leave()
+        try:
+            own = self._address_space(caller)
+        except OSError:
+            own = None
+        if own not in self._unsettled:
+            own = None
+        waiting = [self._begin(mm) for mm in list(self._unsettled) if mm is not own]
+        with trio.move_on_after(ELSEWHERE):
+            for event in waiting:
+                await event.wait()
+        if own is None or own not in self._unsettled:
+            return result
+        own.hold()
+        try:
+            async with own.account.lock:
+                if own not in self._unsettled:
+                    return result
+                reply = reply_taker.get()()
+                if reply is None:  # it has been answered, and gone its way
+                    self._begin(own)
+                else:
+                    await self._with_caller(own, caller, lambda: reply(result))
+        finally:
+            own.drop()
+        return result
+
+    def released(self) -> None:
+        """Outside of any ioctl something may have been let go: make that true, soon."""
+        self._flush()
+        for mm in list(self._unsettled):
+            self._begin(mm)
+
+    def close(self) -> None:
+        """The device is gone."""
+        for mm in list(self._unsettled):
+            try:
+                self._work(mm, functools.partial(take_somebody, mm, self._machine))
+            except (Unwilling, Gone, OSError) as failure:
+                log.debug("%r keeps its mapping: %s", mm, failure)
+            self._forget(mm)
+
+    def _flush(self) -> None:
+        """What can be done at once, and from outside."""
+        for mm, account in list(self._unsettled.items()):
+            if account.lock.locked():
+                continue
+            if account.counter is not None and account.behind < MANY:
+                try:
+                    account.show()
+                except OSError as failure:
+                    self._complain(mm, failure)
+                    self._forget(mm)
+                    continue
+            if account.settled or not mm.alive():
+                self._forget(mm)
+
+    def _forget(self, mm: Mm) -> None:
+        if self._unsettled.pop(mm, None) is not None:
+            mm.drop()
+
+    def _complain(self, mm: Mm, failure: Exception) -> None:
+        account: Account = mm.account
+        level = logging.DEBUG if account.complained else logging.WARNING
+        account.complained = True
+        log.log(level, "what is pinned of process %d does not show in its VmPin and VmLck: %s", mm.pid, failure)
+
+    def _begin(self, mm: Mm) -> trio.Event:
+        """Settle it by whatever thread of it; the event tells when that has ended."""
+        if mm in self._working:
+            return self._working[mm]
+        done = self._working[mm] = trio.Event()
+
+        async def work() -> None:
+            account: Account = mm.account
+            try:
+                async with account.lock:
+                    while mm in self._unsettled:
+                        await self._run(mm, lambda: take_somebody(mm, self._machine))
+            finally:
+                del self._working[mm]
+                done.set()
+                mm.drop()
+
+        mm.hold()
+        trio.lowlevel.spawn_system_task(work)
+        return done
+
+    async def _with_caller(self, mm: Mm, caller: Caller, reply: Callable[[], object]) -> None:
+        """By the thread that waits for the reply, which is sent whatever happens."""
+        answered = False
+
+        def answer() -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                reply()
+
+        async def see_to_the_killed() -> None:
+            # To seize a thread waits while another thread of its process is in exec; which waits, after a kill, for this one to die.
+            while not answered:
+                await trio.sleep(LOOK)
+                if is_killed(caller.tid):
+                    answer()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(see_to_the_killed)
+                await self._run(mm, lambda: take_caller(mm, caller.tid, self._machine, lambda: answered, answer))
+                nursery.cancel_scope.cancel()
+        finally:
+            answer()
+
+    async def _run(self, mm: Mm, take: Callable[[], Hand]) -> None:
+        account: Account = mm.account
+        changes = account.changes
+        try:
+            await trio.to_thread.run_sync(self._work, mm, take, abandon_on_cancel=True, limiter=trio.CapacityLimiter(math.inf))
+        except Gone:
+            log.debug("process %d is gone", mm.pid, exc_info=True)
+        except (Unwilling, OSError) as failure:
+            self._complain(mm, failure)
+        except Exception:
+            log.exception("bug: true pins of %r", mm)
+        if account.changes == changes or account.settled:  # else whoever changed it waits for its turn
+            self._forget(mm)
+
+    # --- in a worker thread ---
+
+    def _work(self, mm: Mm, take: Callable[[], Hand]) -> None:
+        account: Account = mm.account
+        if account.counter is not None and account.locked_shown == max(account.locked, 0):
+            account.show()
+            return
+        with take() as hand:  # which sees nothing of it before all is there
+            if account.counter is None:
+                account.counter = _new_counter(hand)
+            if account.locked_shown != max(account.locked, 0):
+                _show_locked(mm, hand, max(account.locked, 0))
+            account.show()
+
+
+def _new_counter(hand: Hand) -> uring.Counter:
+    with hand.scratch(uring.PARAMS_SIZE) as place:
+        hand.write(place, uring.params())
+        fd = hand.take_descriptor(hand.call("make an io_uring", uring.SETUP, 1, place))
+    try:
+        return uring.Counter(fd)
+    except OSError:
+        os.close(fd)
+        raise
+
+
+def _show_locked(mm: Mm, hand: Hand, pages: int) -> None:
+    """Make the mapping that counts as locked memory `pages` large: memory that cannot be touched, and so takes none."""
+    account: Account = mm.account
+    m = hand.machine
+    if account.region is not None and not _is_ours(mm, *account.region):
+        account.region = None  # the client has unmapped what it did not know; what is there now is its own
+    if account.region is None:
+        if pages:
+            address = hand.call("map locked memory", m.mmap, 0, pages * PAGE_SIZE, _PROT_NONE, _LOCKED, -1, 0)
+            account.region = address, pages
+            hand.call("map locked memory", m.madvise, address, pages * PAGE_SIZE, _DONTFORK)
+        return
+    address, before = account.region
+    if pages:
+        address = hand.call("change its locked memory", m.mremap, address, before * PAGE_SIZE, pages * PAGE_SIZE, _MAYMOVE)
+        account.region = address, pages
+    else:
+        account.region = None
+        hand.call("unmap locked memory", m.munmap, address, before * PAGE_SIZE)
+
+
+def _is_ours(mm: Mm, address: int, pages: int) -> bool:
+    vmas: list[Any] = mm.maps.covering(address, address + pages * PAGE_SIZE)
+    return [(vma.start, vma.end, vma.readable, vma.writable, vma.shared, vma.inode) for vma in vmas] == [
+        (address, address + pages * PAGE_SIZE, False, False, False, 0)
+    ]
