@@ -47,6 +47,10 @@ class Hand:
             raise Unwilling(f"it cannot {what}: {os.strerror(-result)}")
         return result
 
+    def try_call(self, number: int, *arguments: int) -> int:
+        """One system call. Its result: negative is -errno."""
+        return self._tracee.call(number, *arguments)
+
     def write(self, address: int, data: bytes) -> None:
         if not ptrace.write_memory(self._tracee.tid, address, data):
             raise Unwilling(f"its memory at {address:#x} cannot be written")
@@ -64,14 +68,25 @@ class Hand:
             raise
         self._tracee.call(self.machine.munmap, address, size)
 
-    def take_descriptor(self, number: int) -> int:
-        """The open file behind its descriptor, as ours; it has it no longer."""
+    @contextmanager
+    def descriptor(self, number: int) -> Iterator[int]:
+        """The open file behind a new descriptor of its own, as ours, to be kept; its own is closed at the end. After a failure ours is, too."""
         try:
-            return Caller(self._tracee.tid, 0, 0).descriptor(number)
-        except OSError as error:
-            raise Unwilling(f"its descriptor cannot be fetched: {error.strerror}") from None
-        finally:
+            try:
+                fd = Caller(self._tracee.tid, 0, 0).descriptor(number)
+            except OSError as error:
+                raise Unwilling(f"its descriptor cannot be fetched: {error.strerror}") from None
+            try:
+                yield fd
+            except BaseException:
+                os.close(fd)
+                raise
+        except ptrace.Gone:
+            raise
+        except BaseException:
             self._tracee.call(self.machine.close, number)
+            raise
+        self._tracee.call(self.machine.close, number)
 
 
 def take_caller(mm: Mm, tid: int, machine: ptrace.Machine, answered: Callable[[], bool], answer: Callable[[], None]) -> Hand:

@@ -26,6 +26,7 @@ from typing import Any, Final, Protocol
 from . import raw_memory
 from .held_file import HeldFile, Window
 from .origin import PAGE_SIZE, Mm
+from .uring import Lost
 from .vma import Gone, Vma
 
 _TOUCHED: Final = b"\1"
@@ -80,13 +81,25 @@ class Mapped:
         self._file.drop()
 
 
-class InProcess:
-    """A piece of one mapping of a client, reached at its address."""
+class TrulyHeld(Protocol):
+    """A piece of a client's memory that stays whatever the client does. uring.Lost: it cannot be reached."""
 
-    __slots__ = ("_address", "_backing", "_delta", "_mm", "_touched", "_trusted", "length")
+    def read(self, at: int, buffer: memoryview) -> None: ...
+
+    def write(self, at: int, data: memoryview) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class InProcess:
+    """A piece of one mapping of a client, reached at its address until it is `held`."""
+
+    __slots__ = ("_address", "_backing", "_delta", "_mm", "_touched", "_trusted", "held", "is_open", "length")
 
     def __init__(self, mm: Mm, trusted: bool, vma: Vma, address: int, length: int) -> None:
         self.length = length
+        self.held: TrulyHeld | None = None  # `true_pin` sets it
+        self.is_open = True
         self._mm = mm
         self._trusted = trusted
         self._address = address
@@ -94,13 +107,29 @@ class InProcess:
         self._delta = vma.delta
         self._touched: bytearray | None = None  # one byte a page: we have been there
 
+    @property
+    def address(self) -> int:
+        return self._address
+
     def read(self, at: int, buffer: memoryview) -> None:
+        if self.held is not None:
+            try:
+                self.held.read(at, buffer)
+            except Lost as why:
+                raise Refused(EFAULT, f"what was pinned at {self._address + at:#x} cannot be read: {why}") from None
+            return
         address = self._address + at
         self._check(address, len(buffer))
         done = self._mm.read(address, buffer)
         self._after(at, len(buffer), done)
 
     def write(self, at: int, data: memoryview) -> None:
+        if self.held is not None:
+            try:
+                self.held.write(at, data)
+            except Lost as why:
+                raise Refused(EFAULT, f"what was pinned at {self._address + at:#x} cannot be written: {why}") from None
+            return
         address = self._address + at
         self._check(address, len(data))
         done = self._mm.write(address, data, trusted=self._trusted)
@@ -150,7 +179,9 @@ class InProcess:
         return "private", self._mm, self._address + at
 
     def close(self) -> None:
-        pass
+        self.is_open = False
+        if self.held is not None:
+            self.held.close()
 
 
 Piece = Mapped | InProcess

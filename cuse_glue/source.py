@@ -145,6 +145,8 @@ class Source:
         except BaseException:
             close_all(pieces)
             raise
+        if self._true_pins is not None and not brief:
+            self._true_pins.hold(self.mm, [piece for piece in pieces if isinstance(piece, InProcess)])
         return Pin(self, pieces)
 
     def _piece(self, vma: Vma, address: int, length: int, writable: bool, brief: bool) -> Piece:

@@ -14,9 +14,10 @@ import functools
 import logging
 import math
 import os
+import re
 import resource
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -28,6 +29,9 @@ from .origin import PAGE_SIZE, Mm
 from .ptrace import Gone, Machine, machine
 from .seize import is_killed
 from .session import reply_taker
+
+if TYPE_CHECKING:
+    from .pin import InProcess
 
 log: Final = logging.getLogger("cuse_glue.true_pin")
 
@@ -91,6 +95,9 @@ class Account:
         self.locked = 0
         self.counter: uring.Counter | None = None
         self.region: tuple[int, int] | None = None  # the mapping that is there to be locked: address, pages
+        self.stored = 0  # pages of VmPin that are held in stores
+        self.wanted: list["InProcess"] = []  # what is to be held in stores
+        self.pipe: uring.Pipe | None = None
         self.lock = trio.Lock()  # whoever has one of its threads in hand
         self.changes = 0
         self.complained = False
@@ -100,22 +107,46 @@ class Account:
         return self.region[1] if self.region is not None else 0
 
     @property
+    def _to_count(self) -> int:
+        return max(self.pinned - self.stored, 0)
+
+    @property
     def behind(self) -> int:
         """By how many pages VmPin is wrong."""
-        return abs(max(self.pinned, 0) - (self.counter.shown if self.counter is not None else 0))
+        return abs(self._to_count - (self.counter.shown if self.counter is not None else 0))
 
     @property
     def settled(self) -> bool:
-        return not self.behind and self.locked_shown == max(self.locked, 0)
+        return not self.behind and not self.wanted and self.locked_shown == max(self.locked, 0)
 
     def show(self) -> None:
         """OSError."""
-        assert self.counter is not None
-        self.counter.show(max(self.pinned, 0))
+        if self.counter is not None:
+            self.counter.show(self._to_count)
 
     def close(self) -> None:
         if self.counter is not None:
             self.counter.close()
+        if self.pipe is not None:
+            self.pipe.close()
+
+
+class Held:
+    """One piece in a store, as `pin.InProcess.held`."""
+
+    def __init__(self, mm: Mm, stored: uring.Stored, pages: int, exact: bool) -> None:
+        """`exact`: the kernel counts as many pages for it as it has, and not whole large ones."""
+        self._mm = mm
+        self._stored = stored
+        self._pages = pages
+        self._exact = exact
+        self.read = stored.read
+        self.write = stored.write
+
+    def close(self) -> None:
+        before = 0 if self._exact else _vm_pin(self._mm)
+        self._stored.close()
+        self._mm.account.stored -= self._pages if self._exact else max(before - _vm_pin(self._mm), 0)
 
 
 class TruePins:
@@ -130,15 +161,26 @@ class TruePins:
 
     def count(self, mm: Mm, pinned: int, locked: int) -> None:
         """So many pages more (or fewer) are pinned of what `mm` pays for, and so many of them count as locked."""
-        if mm.account is None:
-            mm.account = Account()
-        account: Account = mm.account
+        account = self._account(mm)
         account.pinned += pinned
         account.locked += locked
         account.changes += 1
+
+    def hold(self, mm: Mm, pieces: Sequence["InProcess"]) -> None:
+        """These are to be held for as long as they are open, from the moment on in which the request is settled."""
+        if pieces:
+            account = self._account(mm)
+            account.wanted += pieces
+            account.changes += 1
+
+    def _account(self, mm: Mm) -> Account:
+        if mm.account is None:
+            mm.account = Account()
+        account: Account = mm.account
         if mm not in self._unsettled:
             mm.hold()
             self._unsettled[mm] = account
+        return account
 
     async def settle(self, caller: Caller, result: int) -> int:
         """To be awaited last in a request, with its result: make true what it noted. The reply is sent here, or by returning the result."""
@@ -184,7 +226,7 @@ class TruePins:
         """The device is gone."""
         for mm in list(self._unsettled):
             try:
-                self._work(mm, functools.partial(take_somebody, mm, self._machine))
+                self._work(mm, [], functools.partial(take_somebody, mm, self._machine))
             except (Unwilling, Gone, OSError) as failure:
                 log.debug("%r keeps its mapping: %s", mm, failure)
             self._forget(mm)
@@ -194,7 +236,8 @@ class TruePins:
         for mm, account in list(self._unsettled.items()):
             if account.lock.locked():
                 continue
-            if account.counter is not None and account.behind < MANY:
+            account.wanted = [piece for piece in account.wanted if piece.is_open]
+            if not account.wanted and account.counter is not None and account.behind < MANY:
                 try:
                     account.show()
                 except OSError as failure:
@@ -263,41 +306,129 @@ class TruePins:
     async def _run(self, mm: Mm, take: Callable[[], Hand]) -> None:
         account: Account = mm.account
         changes = account.changes
+        wanted, account.wanted = [piece for piece in account.wanted if piece.is_open], []
         try:
-            await trio.to_thread.run_sync(self._work, mm, take, abandon_on_cancel=True, limiter=trio.CapacityLimiter(math.inf))
+            await trio.to_thread.run_sync(self._work, mm, wanted, take, abandon_on_cancel=True, limiter=trio.CapacityLimiter(math.inf))
         except Gone:
             log.debug("process %d is gone", mm.pid, exc_info=True)
         except (Unwilling, OSError) as failure:
             self._complain(mm, failure)
         except Exception:
             log.exception("bug: true pins of %r", mm)
+        for piece in wanted:
+            if not piece.is_open and piece.held is not None:  # while it was being held
+                piece.close()
         if account.changes == changes or account.settled:  # else whoever changed it waits for its turn
             self._forget(mm)
 
     # --- in a worker thread ---
 
-    def _work(self, mm: Mm, take: Callable[[], Hand]) -> None:
+    def _work(self, mm: Mm, wanted: Sequence["InProcess"], take: Callable[[], Hand]) -> None:
         account: Account = mm.account
-        if account.counter is not None and account.locked_shown == max(account.locked, 0):
+        if not wanted and (account.counter is not None or not account.behind) and account.locked_shown == max(account.locked, 0):
             account.show()
             return
         with take() as hand:  # which sees nothing of it before all is there
-            if account.counter is None:
-                account.counter = _new_counter(hand)
-            if account.locked_shown != max(account.locked, 0):
-                _show_locked(mm, hand, max(account.locked, 0))
-            account.show()
+            try:
+                if wanted:
+                    _store(mm, hand, wanted)
+            finally:
+                if account.behind and account.counter is None:
+                    account.counter = _new_counter(hand)
+                if account.locked_shown != max(account.locked, 0):
+                    _show_locked(mm, hand, max(account.locked, 0))
+                account.show()
+
+
+def _store(mm: Mm, hand: Hand, wanted: Sequence["InProcess"]) -> None:
+    """Have memory of the client's held in stores. What cannot be held stays as it is."""
+    account: Account = mm.account
+    if account.pipe is None:
+        account.pipe = uring.Pipe()
+    slots = 0
+    batch: list[tuple["InProcess", list[tuple[int, int]]]] = []
+    for piece in wanted:
+        buffers = uring.pieces(piece.address, piece.length)
+        if slots + len(buffers) > uring.MOST_BUFFERS and batch:
+            _fill_store(mm, hand, batch)
+            slots, batch = 0, []
+        slots += len(buffers)
+        batch.append((piece, buffers))
+    if batch:
+        _fill_store(mm, hand, batch)
+
+
+def _fill_store(mm: Mm, hand: Hand, batch: Sequence[tuple["InProcess", list[tuple[int, int]]]]) -> None:
+    account: Account = mm.account
+    places = [place for _, buffers in batch for place in buffers]
+    before = _vm_pin(mm)
+    store, filled = _new_store(hand, places)
+    pages = [piece.length // PAGE_SIZE for piece, _ in batch]
+    first = 0
+    held = []
+    for (piece, buffers), npages in zip(batch, pages, strict=True):
+        slots = range(first, first + len(buffers))
+        first += len(buffers)
+        if filled.issuperset(slots):
+            held.append((piece, slots, npages))
+        elif piece.is_open:
+            log.debug("%d pages at %#x of process %d are not held", npages, piece.address, mm.pid)
+    if not held:
+        os.close(store.fd)
+        return
+    try:
+        assert account.pipe is not None
+        store.open(account.pipe)
+    except OSError as failure:
+        os.close(store.fd)
+        raise Unwilling(f"its memory cannot be held: {failure}") from None
+    counted = max(_vm_pin(mm) - before, 0)
+    exact = counted == sum(npages for _, _, npages in held) and len(held) == len(batch)
+    account.stored += counted
+    for piece, slots, npages in held:
+        piece.held = Held(mm, uring.Stored(store, piece.address, slots), npages, exact)
+
+
+def _new_store(hand: Hand, places: Sequence[tuple[int, int]]) -> tuple[uring.Store, set[int]]:
+    """A ring that the client made, not yet open, and which of its slots it could fill with `places` of its memory."""
+    vectors = uring.vectors(places)
+    with hand.scratch(max(uring.PARAMS_SIZE, uring.UPDATE_SIZE + len(vectors))) as scratch:
+        hand.write(scratch, uring.params(uring.R_DISABLED))
+        number = hand.call("make an io_uring", uring.SETUP, uring.Store.ENTRIES, scratch)
+        with hand.descriptor(number) as fd:
+            store = uring.Store(fd, len(places))
+            at_vectors = scratch + uring.UPDATE_SIZE
+            hand.write(at_vectors, vectors)
+            filled: set[int] = set()
+            position = 0
+            while position < len(places):
+                rest = uring.Store.update_arguments(position, at_vectors + position * uring.VECTOR_SIZE, len(places) - position)
+                hand.write(scratch, rest)
+                done = hand.try_call(uring.REGISTER, number, uring.REGISTER_BUFFERS_UPDATE, scratch, len(rest))
+                if done > 0:
+                    filled.update(range(position, position + done))
+                    position += done
+                else:  # this one cannot be held; the next ones may be
+                    if done == -errno.ENOMEM:
+                        log.warning("memory at %#x is not held: the client's RLIMIT_MEMLOCK does not let io_uring", places[position][0])
+                    position += 1
+    return store, filled
+
+
+def _vm_pin(mm: Mm) -> int:
+    """VmPin of the process, in pages; 0 when it is gone."""
+    try:
+        found = re.search(rb"^VmPin:\s*(\d+) kB$", mm.thread_file("status"), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 // PAGE_SIZE if found is not None else 0
 
 
 def _new_counter(hand: Hand) -> uring.Counter:
     with hand.scratch(uring.PARAMS_SIZE) as place:
         hand.write(place, uring.params())
-        fd = hand.take_descriptor(hand.call("make an io_uring", uring.SETUP, 1, place))
-    try:
-        return uring.Counter(fd)
-    except OSError:
-        os.close(fd)
-        raise
+        with hand.descriptor(hand.call("make an io_uring", uring.SETUP, 1, place)) as fd:
+            return uring.Counter(fd)
 
 
 def _show_locked(mm: Mm, hand: Hand, pages: int) -> None:
