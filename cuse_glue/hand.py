@@ -5,6 +5,7 @@ Ref: ptrace.py, for how; this is who, and what with.
 
 import errno
 import os
+import resource
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from .seize import NotOurs, seize
 _AT_SYSINFO_EHDR: Final = 33  # of the auxiliary vector: where the vdso is
 _PAIR: Final = struct.Struct("=QQ")
 _SCRATCH: Final = 0x02 | 0x20  # MAP_PRIVATE | MAP_ANONYMOUS
+_MEMLOCK: Final = resource.RLIMIT_MEMLOCK
 _READ_WRITE: Final = 3  # PROT_*
 _PURPOSE: Final = "be made to pin memory"
 
@@ -56,6 +58,27 @@ class Hand:
             raise Unwilling(f"its memory at {address:#x} cannot be written")
 
     @contextmanager
+    def unlimited(self) -> Iterator[None]:
+        """For a moment its process may lock as much memory as we can allow it: who is to be refused has been, by then."""
+        tid = self._tracee.tid
+        try:
+            before = resource.prlimit(tid, _MEMLOCK)
+            raised = _raise(tid, before)
+        except OSError:  # not ours to ask, or gone
+            yield
+            return
+        try:
+            yield
+        finally:
+            try:
+                now = resource.prlimit(tid, _MEMLOCK, before)
+                if now != raised:  # another of its threads has set it meanwhile
+                    hard = before[1] if now[1] == raised[1] else now[1]
+                    resource.prlimit(tid, _MEMLOCK, (now[0], hard))
+            except (OSError, ValueError):
+                pass
+
+    @contextmanager
     def scratch(self, size: int) -> Iterator[int]:
         """The address of `size` bytes of new memory, for as long as this lasts."""
         address = self.call("have a page of memory", self.machine.mmap, 0, size, _READ_WRITE, _SCRATCH, -1, 0)
@@ -87,6 +110,16 @@ class Hand:
             self._tracee.call(self.machine.close, number)
             raise
         self._tracee.call(self.machine.close, number)
+
+
+def _raise(tid: int, limit: tuple[int, int]) -> tuple[int, int]:
+    for wanted in ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), (limit[1], limit[1])):
+        try:
+            resource.prlimit(tid, _MEMLOCK, wanted)
+            return wanted
+        except (PermissionError, ValueError):
+            pass
+    return limit
 
 
 def take_caller(mm: Mm, tid: int, machine: ptrace.Machine, answered: Callable[[], bool], answer: Callable[[], None]) -> Hand:

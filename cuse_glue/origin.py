@@ -39,6 +39,7 @@ PAGE_SIZE: Final = resource.getpagesize()
 # A thread that has ended, or (PermissionError) runs a program that we may not look into.
 _NOT_THERE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
 _THERE: Final = 0xC0  # of a pagemap entry's highest byte: present, swapped
+_FILE_PAGE: Final = 1 << 61  # of a pagemap entry: a page of a file, or shared
 _ABSENT: Final = bytes(not byte & _THERE for byte in range(256))
 
 
@@ -170,6 +171,11 @@ class Mm:
             return bytes(pages)
         entries = os.pread(self._pagemap, pages * 8, address // PAGE_SIZE * 8)
         return entries[7::8].translate(_ABSENT)
+
+    def of_file(self, address: int) -> bool:
+        """Whether the page at `address`, of a file's private mapping, is still the file's own."""
+        entry = int.from_bytes(os.pread(self._pagemap, 8, address // PAGE_SIZE * 8), "little")
+        return not entry >> 56 & _THERE or bool(entry & _FILE_PAGE)
 
     def thread_file(self, name: str) -> bytes:
         """The text of /proc/TID/`name` of a thread that lives here. OSError(ESRCH): there is none."""

@@ -121,7 +121,10 @@ class Source:
         on tmpfs or hugetlbfs, or not all of the range is within it (a page that the file ends in is not). ENOMEM: no descriptors are left.
         """
         if self.held_file is not None:
-            return Pin(self, [_pin_file(self.held_file, start, length, writable)])
+            mapped = _pin_file(self.held_file, start, length, writable)
+            if self._true_pins is not None and not brief:
+                self._true_pins.hold(self.mm, [mapped])
+            return Pin(self, [mapped])
         end = start + length
         position = start
         pieces: list[Piece] = []
@@ -146,7 +149,7 @@ class Source:
             close_all(pieces)
             raise
         if self._true_pins is not None and not brief:
-            self._true_pins.hold(self.mm, [piece for piece in pieces if isinstance(piece, InProcess)])
+            self._true_pins.hold(self.mm, pieces)
         return Pin(self, pieces)
 
     def _piece(self, vma: Vma, address: int, length: int, writable: bool, brief: bool) -> Piece:
@@ -260,7 +263,7 @@ class Sources:
             raise Refused(EFAULT, mm.fate()) from None
         if not vmas or not (vmas[0].writable if write else vmas[0].readable):
             raise Refused(EFAULT, f"address {address:#x} cannot be {'written' if write else 'read'}")
-        if vmas[0].shared and vmas[0].inode:
+        if vmas[0].inode and (vmas[0].shared or mm.of_file(page)):
             return "file", vmas[0].dev, vmas[0].inode, page + vmas[0].delta
         return "private", mm, page
 

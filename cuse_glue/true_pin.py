@@ -17,7 +17,7 @@ import os
 import re
 import resource
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import trio
 
@@ -26,17 +26,16 @@ from .caller import Caller
 from .hand import Hand, Unwilling, take_caller, take_somebody
 from .inline import leave
 from .origin import PAGE_SIZE, Mm
+from .pin import InProcess, Mapped, Piece, let_go
 from .ptrace import Gone, Machine, machine
 from .seize import is_killed
 from .session import reply_taker
-
-if TYPE_CHECKING:
-    from .pin import InProcess
 
 log: Final = logging.getLogger("cuse_glue.true_pin")
 
 ELSEWHERE: Final = 1.0  # seconds for which the answer waits for what is to change in other processes
 LOOK: Final = 0.1  # seconds between looks whether a client is being killed that we wait for
+FEW: Final = 256 << 10  # bytes that are pinned here at once, and more in a worker thread
 MANY: Final = 16384  # pages from which counting takes so long that it is done in a worker thread
 
 _PROT_NONE: Final = 0
@@ -96,7 +95,7 @@ class Account:
         self.counter: uring.Counter | None = None
         self.region: tuple[int, int] | None = None  # the mapping that is there to be locked: address, pages
         self.stored = 0  # pages of VmPin that are held in stores
-        self.wanted: list["InProcess"] = []  # what is to be held in stores
+        self.wanted: list[InProcess] = []  # what is to be held in stores
         self.pipe: uring.Pipe | None = None
         self.lock = trio.Lock()  # whoever has one of its threads in hand
         self.changes = 0
@@ -158,6 +157,9 @@ class TruePins:
         self._address_space = address_space
         self._unsettled: dict[Mm, Account] = {}  # held
         self._working: dict[Mm, trio.Event] = {}
+        self._here: list[Mapped] = []  # to be held, of files that are mapped here
+        self._shelf = uring.Shelf()
+        self._shelf_lock = trio.Lock()
 
     def count(self, mm: Mm, pinned: int, locked: int) -> None:
         """So many pages more (or fewer) are pinned of what `mm` pays for, and so many of them count as locked."""
@@ -166,11 +168,15 @@ class TruePins:
         account.locked += locked
         account.changes += 1
 
-    def hold(self, mm: Mm, pieces: Sequence["InProcess"]) -> None:
+    def hold(self, mm: Mm, pieces: Sequence[Piece]) -> None:
         """These are to be held for as long as they are open, from the moment on in which the request is settled."""
-        if pieces:
+        for piece in pieces:
+            if isinstance(piece, Mapped):
+                if piece.writable:
+                    self._here.append(piece)
+                continue
             account = self._account(mm)
-            account.wanted += pieces
+            account.wanted.append(piece)
             account.changes += 1
 
     def _account(self, mm: Mm) -> Account:
@@ -184,9 +190,10 @@ class TruePins:
 
     async def settle(self, caller: Caller, result: int) -> int:
         """To be awaited last in a request, with its result: make true what it noted. The reply is sent here, or by returning the result."""
-        if not self._unsettled:
-            return result
-        self._flush()
+        if self._here:
+            await self._hold_here()
+        if self._unsettled:
+            self._flush()
         if not self._unsettled:
             return result
         await leave()
@@ -216,6 +223,26 @@ class TruePins:
             own.drop()
         return result
 
+    async def _hold_here(self) -> None:
+        """Files are mapped here: no client is needed."""
+        wanted, self._here = [piece for piece in self._here if piece.is_open], []
+        if sum(piece.length for piece in wanted) <= FEW and not self._shelf_lock.locked():
+            self._shelve(wanted)
+            return
+        await leave()
+        async with self._shelf_lock:
+            await trio.to_thread.run_sync(self._shelve, [piece for piece in wanted if piece.is_open])
+        for piece in wanted:
+            if not piece.is_open:
+                let_go(piece)
+
+    def _shelve(self, wanted: Sequence[Mapped]) -> None:
+        for piece in wanted:
+            try:
+                piece.held = self._shelf.hold(piece.address, piece.length)
+            except OSError as failure:
+                log.debug("%d bytes of a file are not held: %s", piece.length, failure)
+
     def released(self) -> None:
         """Outside of any ioctl something may have been let go: make that true, soon."""
         self._flush()
@@ -230,6 +257,7 @@ class TruePins:
             except (Unwilling, Gone, OSError) as failure:
                 log.debug("%r keeps its mapping: %s", mm, failure)
             self._forget(mm)
+        self._shelf.close()
 
     def _flush(self) -> None:
         """What can be done at once, and from outside."""
@@ -317,18 +345,18 @@ class TruePins:
             log.exception("bug: true pins of %r", mm)
         for piece in wanted:
             if not piece.is_open and piece.held is not None:  # while it was being held
-                piece.close()
+                let_go(piece)
         if account.changes == changes or account.settled:  # else whoever changed it waits for its turn
             self._forget(mm)
 
     # --- in a worker thread ---
 
-    def _work(self, mm: Mm, wanted: Sequence["InProcess"], take: Callable[[], Hand]) -> None:
+    def _work(self, mm: Mm, wanted: Sequence[InProcess], take: Callable[[], Hand]) -> None:
         account: Account = mm.account
         if not wanted and (account.counter is not None or not account.behind) and account.locked_shown == max(account.locked, 0):
             account.show()
             return
-        with take() as hand:  # which sees nothing of it before all is there
+        with take() as hand, hand.unlimited():  # which sees nothing of it before all is there
             try:
                 if wanted:
                     _store(mm, hand, wanted)
@@ -340,13 +368,13 @@ class TruePins:
                 account.show()
 
 
-def _store(mm: Mm, hand: Hand, wanted: Sequence["InProcess"]) -> None:
+def _store(mm: Mm, hand: Hand, wanted: Sequence[InProcess]) -> None:
     """Have memory of the client's held in stores. What cannot be held stays as it is."""
     account: Account = mm.account
     if account.pipe is None:
         account.pipe = uring.Pipe()
     slots = 0
-    batch: list[tuple["InProcess", list[tuple[int, int]]]] = []
+    batch: list[tuple[InProcess, list[tuple[int, int]]]] = []
     for piece in wanted:
         buffers = uring.pieces(piece.address, piece.length)
         if slots + len(buffers) > uring.MOST_BUFFERS and batch:
@@ -358,7 +386,7 @@ def _store(mm: Mm, hand: Hand, wanted: Sequence["InProcess"]) -> None:
         _fill_store(mm, hand, batch)
 
 
-def _fill_store(mm: Mm, hand: Hand, batch: Sequence[tuple["InProcess", list[tuple[int, int]]]]) -> None:
+def _fill_store(mm: Mm, hand: Hand, batch: Sequence[tuple[InProcess, list[tuple[int, int]]]]) -> None:
     account: Account = mm.account
     places = [place for _, buffers in batch for place in buffers]
     before = _vm_pin(mm)
@@ -386,7 +414,7 @@ def _fill_store(mm: Mm, hand: Hand, batch: Sequence[tuple["InProcess", list[tupl
     exact = counted == sum(npages for _, _, npages in held) and len(held) == len(batch)
     account.stored += counted
     for piece, slots, npages in held:
-        piece.held = Held(mm, uring.Stored(store, piece.address, slots), npages, exact)
+        piece.held = Held(mm, store.hold(piece.address, slots), npages, exact)
 
 
 def _new_store(hand: Hand, places: Sequence[tuple[int, int]]) -> tuple[uring.Store, set[int]]:

@@ -21,7 +21,7 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 log: Final = logging.getLogger("cuse_glue.uring")
@@ -266,18 +266,22 @@ class Store:
         self._queues = mmap.mmap(self.fd, size)
         self._orders = mmap.mmap(self.fd, self._entries * _SQE_SIZE, offset=_SQES_OFFSET)
 
-    def keep(self, slots: int) -> None:
-        """So many of its slots are in use."""
-        self._used += slots
+    def put(self, slot: int, address: int, length: int) -> None:
+        """A buffer of our own memory into a slot, or nothing (length 0). OSError: it cannot be pinned."""
+        _update(self.fd, slot, address, length)
 
-    def let_go(self, slots: Sequence[int]) -> None:
-        """Their memory is not held any more."""
-        for slot in slots:
+    def hold(self, address: int, slots: Sequence[int]) -> "Stored":
+        """What was registered in these slots, for as long as it is wanted. The last that is let go closes the ring."""
+        self._used += len(slots)
+        return Stored(address, [(self, slot) for slot in slots], self._let_go)
+
+    def _let_go(self, places: Sequence[tuple["Store", int]]) -> None:
+        for _, slot in places:
             try:
-                _update(self.fd, slot, 0, 0)
+                self.put(slot, 0, 0)
             except OSError as failure:
                 log.error("slot %d of a ring cannot be emptied: %s", slot, failure)
-        self._used -= len(slots)
+        self._used -= len(places)
         if not self._used:
             os.close(self.fd)
 
@@ -329,37 +333,89 @@ class Store:
 
 
 class Stored:
-    """A stretch of a client's memory that is held in a store."""
+    """A stretch of memory that is held in slots of LARGEST_BUFFER each, but for the last."""
 
-    def __init__(self, store: Store, address: int, slots: Sequence[int]) -> None:
-        """`slots`: of LARGEST_BUFFER each, but for the last."""
-        self._store = store
+    def __init__(self, address: int, places: Sequence[tuple[Store, int]], let_go: Callable[[Sequence[tuple[Store, int]]], None]) -> None:
         self._address = address
-        self._slots = slots
-        store.keep(len(slots))
+        self._places = places
+        self._let_go = let_go
 
     def read(self, at: int, buffer: memoryview) -> None:
         """Lost."""
-        for slot, begin, end in self._parts(at, len(buffer)):
-            self._store.read(slot, self._address + at + begin, buffer[begin:end])
+        for (store, slot), begin, end in self._parts(at, len(buffer)):
+            store.read(slot, self._address + at + begin, buffer[begin:end])
 
     def write(self, at: int, data: memoryview) -> None:
         """Lost."""
-        for slot, begin, end in self._parts(at, len(data)):
-            self._store.write(slot, self._address + at + begin, data[begin:end])
+        for (store, slot), begin, end in self._parts(at, len(data)):
+            store.write(slot, self._address + at + begin, data[begin:end])
 
-    def _parts(self, at: int, length: int) -> Iterator[tuple[int, int, int]]:
+    def _parts(self, at: int, length: int) -> Iterator[tuple[tuple[Store, int], int, int]]:
         begin = 0
         while begin < length:
             index, offset = divmod(at + begin, LARGEST_BUFFER)
             end = min(length, begin + LARGEST_BUFFER - offset)
-            yield self._slots[index], begin, end
+            yield self._places[index], begin, end
             begin = end
 
     def close(self) -> None:
-        self._store.let_go(self._slots)
+        self._let_go(self._places)
 
 
 def pieces(address: int, length: int) -> list[tuple[int, int]]:
     """(address, length) of the buffers that a stretch of memory is registered as."""
     return [(at, min(LARGEST_BUFFER, address + length - at)) for at in range(address, address + length, LARGEST_BUFFER)]
+
+
+class Shelf:
+    """Stores of our own, for memory that is mapped here. For one thread at a time, but for what it gives."""
+
+    def __init__(self) -> None:
+        self._pipe: Pipe | None = None
+        self._stores: list[Store] = []
+        self._free: list[tuple[Store, int]] = []
+
+    def hold(self, address: int, length: int) -> Stored:
+        """Hold memory of ours, which must be writable. OSError: it cannot be pinned (EFAULT), or our limits do not allow it (ENOMEM)."""
+        buffers = pieces(address, length)
+        while len(self._free) < len(buffers):
+            self._more()
+        taken = self._free[-len(buffers) :]
+        del self._free[-len(buffers) :]
+        done = []
+        try:
+            for (store, slot), buffer in zip(taken, buffers, strict=True):
+                store.put(slot, *buffer)
+                done.append((store, slot))
+        except OSError:
+            for store, slot in done:
+                store.put(slot, 0, 0)
+            self._free += taken
+            raise
+        return Stored(address, taken, self._take_back)
+
+    def _more(self) -> None:
+        if self._pipe is None:
+            self._pipe = Pipe()
+        fd, _ = setup(Store.ENTRIES, R_DISABLED)
+        try:
+            store = Store(fd, MOST_BUFFERS)
+            store.open(self._pipe)
+        except OSError:
+            os.close(fd)
+            raise
+        self._stores.append(store)
+        self._free += [(store, slot) for slot in range(MOST_BUFFERS)]
+
+    def _take_back(self, places: Sequence[tuple[Store, int]]) -> None:
+        for store, slot in places:
+            store.put(slot, 0, 0)
+        self._free += places
+
+    def close(self) -> None:
+        """Nothing may be held any more."""
+        for store in self._stores:
+            os.close(store.fd)
+        if self._pipe is not None:
+            self._pipe.close()
+        self._pipe, self._stores, self._free = None, [], []
