@@ -16,6 +16,8 @@ import math
 import os
 import re
 import resource
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -94,8 +96,10 @@ class Account:
         self.locked = 0
         self.counter: uring.Counter | None = None
         self.region: tuple[int, int] | None = None  # the mapping that is there to be locked: address, pages
-        self.stored = 0  # pages of VmPin that are held in stores
-        self.wanted: list[InProcess] = []  # what is to be held in stores
+        self.stored = 0  # pages of VmPin that are held in stores; changed under `stored_lock`
+        self.released = 0  # pages of VmPin that ever were, and are not any more; likewise
+        self.stored_lock = threading.Lock()
+        self.wanted: deque[InProcess] = deque()  # what is to be held in stores
         self.pipe: uring.Pipe | None = None
         self.lock = trio.Lock()  # whoever has one of its threads in hand
         self.changes = 0
@@ -117,6 +121,13 @@ class Account:
     @property
     def settled(self) -> bool:
         return not self.behind and not self.wanted and self.locked_shown == max(self.locked, 0)
+
+    def take_wanted(self) -> "list[InProcess]":
+        """What is to be held, which is then the asker's to do."""
+        taken = []
+        while self.wanted:  # while the loop may go on adding
+            taken.append(self.wanted.popleft())
+        return [piece for piece in taken if piece.is_open]
 
     def show(self) -> None:
         """OSError."""
@@ -143,9 +154,13 @@ class Held:
         self.write = stored.write
 
     def close(self) -> None:
-        before = 0 if self._exact else _vm_pin(self._mm)
-        self._stored.close()
-        self._mm.account.stored -= self._pages if self._exact else max(before - _vm_pin(self._mm), 0)
+        account: Account = self._mm.account
+        with account.stored_lock:
+            before = 0 if self._exact else _vm_pin(self._mm)
+            self._stored.close()
+            pages = self._pages if self._exact else max(before - _vm_pin(self._mm), 0)
+            account.stored -= pages
+            account.released += pages
 
 
 class TruePins:
@@ -207,11 +222,16 @@ class TruePins:
         with trio.move_on_after(ELSEWHERE):
             for event in waiting:
                 await event.wait()
-        if own is None or own not in self._unsettled:
-            return result
+        if own is None or own not in self._unsettled or own in self._working:
+            return result  # who works on it may wait for this very thread, and takes it with all that has changed
         own.hold()
         try:
-            async with own.account.lock:
+            with trio.move_on_after(ELSEWHERE) as patience:
+                await own.account.lock.acquire()
+            if patience.cancelled_caught:
+                self._begin(own)
+                return result
+            try:
                 if own not in self._unsettled:
                     return result
                 reply = reply_taker.get()()
@@ -219,6 +239,8 @@ class TruePins:
                     self._begin(own)
                 else:
                     await self._with_caller(own, caller, lambda: reply(result))
+            finally:
+                own.account.lock.release()
         finally:
             own.drop()
         return result
@@ -252,19 +274,25 @@ class TruePins:
     def close(self) -> None:
         """The device is gone."""
         for mm in list(self._unsettled):
-            try:
-                self._work(mm, [], functools.partial(take_somebody, mm, self._machine))
-            except (Unwilling, Gone, OSError) as failure:
-                log.debug("%r keeps its mapping: %s", mm, failure)
-            self._forget(mm)
+            last = threading.Thread(target=self._work_at_last, args=(mm,), daemon=True)
+            last.start()
+            last.join(ELSEWHERE)
+            if not last.is_alive():
+                self._forget(mm)
         self._shelf.close()
+
+    def _work_at_last(self, mm: Mm) -> None:
+        try:
+            self._work(mm, [], functools.partial(take_somebody, mm, self._machine))
+        except (Unwilling, Gone, OSError) as failure:
+            log.debug("%r keeps its mapping: %s", mm, failure)
 
     def _flush(self) -> None:
         """What can be done at once, and from outside."""
         for mm, account in list(self._unsettled.items()):
             if account.lock.locked():
                 continue
-            account.wanted = [piece for piece in account.wanted if piece.is_open]
+            account.wanted = deque(piece for piece in account.wanted if piece.is_open)
             if not account.wanted and account.counter is not None and account.behind < MANY:
                 try:
                     account.show()
@@ -334,7 +362,7 @@ class TruePins:
     async def _run(self, mm: Mm, take: Callable[[], Hand]) -> None:
         account: Account = mm.account
         changes = account.changes
-        wanted, account.wanted = [piece for piece in account.wanted if piece.is_open], []
+        wanted: list[InProcess] = []
         try:
             await trio.to_thread.run_sync(self._work, mm, wanted, take, abandon_on_cancel=True, limiter=trio.CapacityLimiter(math.inf))
         except Gone:
@@ -351,12 +379,14 @@ class TruePins:
 
     # --- in a worker thread ---
 
-    def _work(self, mm: Mm, wanted: Sequence[InProcess], take: Callable[[], Hand]) -> None:
+    def _work(self, mm: Mm, wanted: list[InProcess], take: Callable[[], Hand]) -> None:
+        """`wanted`: what was to be held goes there."""
         account: Account = mm.account
-        if not wanted and (account.counter is not None or not account.behind) and account.locked_shown == max(account.locked, 0):
+        if not account.wanted and (account.counter is not None or not account.behind) and account.locked_shown == max(account.locked, 0):
             account.show()
             return
         with take() as hand, hand.unlimited():  # which sees nothing of it before all is there
+            wanted += account.take_wanted()
             try:
                 if wanted:
                     _store(mm, hand, wanted)
@@ -389,7 +419,8 @@ def _store(mm: Mm, hand: Hand, wanted: Sequence[InProcess]) -> None:
 def _fill_store(mm: Mm, hand: Hand, batch: Sequence[tuple[InProcess, list[tuple[int, int]]]]) -> None:
     account: Account = mm.account
     places = [place for _, buffers in batch for place in buffers]
-    before = _vm_pin(mm)
+    with account.stored_lock:
+        before = _vm_pin(mm) + account.released
     store, filled = _new_store(hand, places)
     pages = [piece.length // PAGE_SIZE for piece, _ in batch]
     first = 0
@@ -410,9 +441,10 @@ def _fill_store(mm: Mm, hand: Hand, batch: Sequence[tuple[InProcess, list[tuple[
     except OSError as failure:
         os.close(store.fd)
         raise Unwilling(f"its memory cannot be held: {failure}") from None
-    counted = max(_vm_pin(mm) - before, 0)
-    exact = counted == sum(npages for _, _, npages in held) and len(held) == len(batch)
-    account.stored += counted
+    with account.stored_lock:
+        counted = max(_vm_pin(mm) + account.released - before, 0)
+        account.stored += counted
+    exact = counted == sum(npages for _, _, npages in held)
     for piece, slots, npages in held:
         piece.held = Held(mm, store.hold(piece.address, slots), npages, exact)
 
