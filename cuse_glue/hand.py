@@ -42,6 +42,19 @@ class Hand:
         if kind is None or not issubclass(kind, ptrace.Gone):
             self._tracee.detach()
 
+    @contextmanager
+    def helper(self) -> Iterator["Hand"]:
+        """A thread made for the occasion, which is gone afterwards. It makes rings: the end of a ring is told to the thread that made it,
+        which a system call that it waits in can notice."""
+        try:
+            tracee = self._tracee.helper()
+        except OSError as error:
+            raise Unwilling(f"it cannot have another thread: {error.strerror}") from None
+        try:
+            yield Hand(tracee)
+        finally:
+            tracee.end()
+
     def call(self, what: str, number: int, *arguments: int) -> int:
         """One system call. Unwilling: it failed; `what`, for people."""
         result = self._tracee.call(number, *arguments)
@@ -144,6 +157,7 @@ def take_somebody(mm: Mm, machine: ptrace.Machine) -> Hand:
         except NotOurs as reason:
             why = Unwilling(str(reason))
             continue
+        mm.account.waiting_for = tid
         tracee.interrupt()
         try:
             return _hold(tracee, mm)
@@ -153,7 +167,10 @@ def take_somebody(mm: Mm, machine: ptrace.Machine) -> Hand:
 
 
 def _hold(tracee: ptrace.Tracee, mm: Mm) -> Hand:
-    tracee.wait_stop()
+    try:
+        tracee.wait_stop()
+    finally:
+        mm.account.waiting_for = 0
     try:
         if not mm.lives_in(tracee.tid):
             raise Unwilling("it executes another program")

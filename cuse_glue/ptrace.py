@@ -45,6 +45,10 @@ _libc: Final[Any] = _ffi.dlopen(None)
 SUSPEND_SECCOMP: Final = 1 << 21  # PTRACE_O_*
 
 _TRACESYSGOOD: Final = 1 << 0
+_TRACECLONE: Final = 1 << 3
+_EVENT_CLONE: Final = 3
+_THREAD: Final = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000  # CLONE_VM, _FS, _FILES, _SIGHAND, _THREAD, _SYSVSEM
+_SETOPTIONS: Final = 0x4200
 _CONT: Final = 7
 _DETACH: Final = 17
 _SYSCALL: Final = 24
@@ -91,6 +95,8 @@ class Machine:
     munmap: int
     mremap: int
     madvise: int
+    clone: int
+    exit: int
     interruptible: frozenset[int] | None  # calls that end with EINTR when stopped, and have done nothing; None: take callers only
 
 
@@ -115,6 +121,8 @@ X86_64: Final = Machine(
     munmap=11,
     mremap=25,
     madvise=28,
+    clone=56,
+    exit=60,
     # epoll_wait, epoll_pwait, epoll_pwait2, rt_sigtimedwait, semop, semtimedop, io_getevents
     interruptible=frozenset((232, 281, 441, 128, 65, 220, 208)),
 )
@@ -148,10 +156,15 @@ class Tracee:
 
     def __init__(self, tid: int, machine: Machine, options: int = 0) -> None:
         """Seize `tid`; it runs on. OSError: EPERM (another tracer has it, or we may not), ESRCH (it is gone)."""
-        self.tid = tid
-        self.machine = machine
         if _libc.ptrace(_SEIZE, tid, 0, options | _TRACESYSGOOD) != 0:
             raise OSError(_ffi.errno, os.strerror(_ffi.errno))
+        self._begin(tid, machine, {})
+        self._options = options | _TRACESYSGOOD
+
+    def _begin(self, tid: int, machine: Machine, others: dict[int, list[int]]) -> None:
+        self.tid = tid
+        self.machine = machine
+        self._others = others  # what waiting told of threads that were not waited for just then; shared with a helper
         self._buffer: Any = _ffi.new("uint64_t[]", machine.words)
         self._vec: Any = _ffi.new("struct vec *", {"base": _address(self._buffer)})
         self._mask: Any = _ffi.new("uint64_t *")
@@ -234,6 +247,36 @@ class Tracee:
             if result not in _RESTART:
                 return result
 
+    def helper(self) -> "Tracee":
+        """A new thread of the process, in hand like this one, which is on hold; `end` it. Blocked: OSError(EAGAIN), no thread is to be had.
+
+        What the kernel remembers of a thread (which rings it made, to be told of their end) goes with it.
+        """
+        m = self.machine
+        self._ptrace(_SETOPTIONS, 0, self._options | _TRACECLONE)
+        number = self.call(m.clone, _THREAD, 0, 0, 0, 0)
+        self._ptrace(_SETOPTIONS, 0, self._options)
+        if number < 0:
+            raise OSError(-number, os.strerror(-number))
+        made = object.__new__(Tracee)
+        made._begin(number, m, self._others)
+        made._ready = self._ready
+        made.wait_stop()
+        return made
+
+    def end(self) -> None:
+        """End a helper, for good."""
+        registers = self._ready.copy()
+        registers[self.machine.arguments[0]] = 0
+        registers[self.machine.number] = self.machine.exit
+        try:
+            self._write_registers(registers)
+            self._ptrace(_CONT, 0, 0)
+            while True:
+                self._ptrace(_CONT, 0, os.WSTOPSIG(self._wait()))
+        except Gone:
+            pass
+
     def detach(self, result: int | None = None) -> None:
         """Let it go, with all registers as they were at the stop, but for `result`, which the call it made then returns."""
         if self._stopped:
@@ -258,18 +301,24 @@ class Tracee:
             self._ptrace(_SYSCALL, 0, pass_on)
             status = self._wait()
             stopped_by = os.WSTOPSIG(status)
+            if status >> 16 == _EVENT_CLONE:
+                pass_on = 0
+                continue
             if stopped_by == _SYSCALL_STOP:
                 return
             # A group stop that begins or ends tells us so, and we go on. Else it is SIGSTOP, the only one that is not blocked.
             pass_on = 0 if status >> 16 else stopped_by
 
     def _wait(self) -> int:
-        # Whatever this thread traces, and it traces one: not by id. An exec in another thread of the program gives that one our tracee's id
-        # and lets ours go; the kernel then wakes only who waits for any. And another worker may have the id's new owner in its hands.
-        try:
-            _, status = os.waitpid(-1, _WALL | _WNOTHREAD)
-        except ChildProcessError:
-            raise Gone from None
+        # Whatever this thread traces: not by id. An exec in another thread of the program gives that one our tracee's id and lets ours go;
+        # the kernel then wakes only who waits for any. And another worker may have the id's new owner in its hands.
+        while not self._others.get(self.tid):
+            try:
+                tid, status = os.waitpid(-1, _WALL | _WNOTHREAD)
+            except ChildProcessError:
+                raise Gone from None
+            self._others.setdefault(tid, []).append(status)
+        status = self._others[self.tid].pop(0)
         if os.WIFSTOPPED(status):
             return status
         raise Gone

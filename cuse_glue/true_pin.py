@@ -36,6 +36,7 @@ from .session import reply_taker
 log: Final = logging.getLogger("cuse_glue.true_pin")
 
 ELSEWHERE: Final = 1.0  # seconds for which the answer waits for what is to change in other processes
+MOMENT: Final = 0.01  # seconds between looks whether somebody waits for a thread that waits for him
 LOOK: Final = 0.1  # seconds between looks whether a client is being killed that we wait for
 FEW: Final = 256 << 10  # bytes that are pinned here at once, and more in a worker thread
 MANY: Final = 16384  # pages from which counting takes so long that it is done in a worker thread
@@ -101,6 +102,7 @@ class Account:
         self.stored_lock = threading.Lock()
         self.wanted: deque[InProcess] = deque()  # what is to be held in stores
         self.pipe: uring.Pipe | None = None
+        self.waiting_for = 0  # the thread that is about to be taken, wherever it is
         self.lock = trio.Lock()  # whoever has one of its threads in hand
         self.changes = 0
         self.complained = False
@@ -222,11 +224,16 @@ class TruePins:
         with trio.move_on_after(ELSEWHERE):
             for event in waiting:
                 await event.wait()
-        if own is None or own not in self._unsettled or own in self._working:
-            return result  # who works on it may wait for this very thread, and takes it with all that has changed
+        if own is None or own not in self._unsettled:
+            return result
         own.hold()
         try:
             with trio.move_on_after(ELSEWHERE) as patience:
+                while own in self._working:
+                    if own.account.waiting_for == caller.tid:
+                        return result  # it will be caught just before it sees this, and then all that has changed is done
+                    with trio.move_on_after(MOMENT):
+                        await self._working[own].wait()
                 await own.account.lock.acquire()
             if patience.cancelled_caught:
                 self._begin(own)
@@ -366,7 +373,7 @@ class TruePins:
         try:
             await trio.to_thread.run_sync(self._work, mm, wanted, take, abandon_on_cancel=True, limiter=trio.CapacityLimiter(math.inf))
         except Gone:
-            log.debug("process %d is gone", mm.pid, exc_info=True)
+            log.debug("process %d is gone", mm.pid)
         except (Unwilling, OSError) as failure:
             self._complain(mm, failure)
         except Exception:
@@ -388,14 +395,23 @@ class TruePins:
         with take() as hand, hand.unlimited():  # which sees nothing of it before all is there
             wanted += account.take_wanted()
             try:
-                if wanted:
-                    _store(mm, hand, wanted)
+                if wanted or (account.behind and account.counter is None):
+                    with hand.helper() as helper:
+                        _make_rings(mm, helper, wanted)
             finally:
-                if account.behind and account.counter is None:
-                    account.counter = _new_counter(hand)
                 if account.locked_shown != max(account.locked, 0):
                     _show_locked(mm, hand, max(account.locked, 0))
                 account.show()
+
+
+def _make_rings(mm: Mm, hand: Hand, wanted: Sequence[InProcess]) -> None:
+    account: Account = mm.account
+    try:
+        if wanted:
+            _store(mm, hand, wanted)
+    finally:
+        if account.behind and account.counter is None:
+            account.counter = _new_counter(hand)
 
 
 def _store(mm: Mm, hand: Hand, wanted: Sequence[InProcess]) -> None:
