@@ -5,6 +5,7 @@ Ref: ptrace.py, for how; this is who, and what with.
 
 import errno
 import os
+import re
 import resource
 import struct
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from .seize import NotOurs, seize
 _AT_SYSINFO_EHDR: Final = 33  # of the auxiliary vector: where the vdso is
 _PAIR: Final = struct.Struct("=QQ")
 _SCRATCH: Final = 0x02 | 0x20  # MAP_PRIVATE | MAP_ANONYMOUS
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_CAPABILITIES: Final = re.compile(rb"^Cap(?:Inh|Prm|Eff):\t(\w+)$", re.MULTILINE)
 _MEMLOCK: Final = resource.RLIMIT_MEMLOCK
 _READ_WRITE: Final = 3  # PROT_*
 _PURPOSE: Final = "be made to pin memory"
@@ -61,6 +64,22 @@ class Hand:
         if -4096 < result < 0:
             raise Unwilling(f"it cannot {what}: {os.strerror(-result)}")
         return result
+
+    def give_up(self, capability: int) -> None:
+        """The thread, which is a helper, does without a capability from now on."""
+        try:
+            with open(f"/proc/{self._tracee.tid}/status", "rb") as file:
+                inheritable, permitted, effective = (int(word, 16) for word in _CAPABILITIES.findall(file.read()))
+        except (OSError, ValueError) as error:
+            raise Unwilling(f"its capabilities cannot be read: {error}") from None
+        if not effective >> capability & 1:
+            return
+        effective &= ~(1 << capability)
+        sets = (words >> shift & 0xFFFF_FFFF for shift in (0, 32) for words in (effective, permitted, inheritable))
+        data = struct.pack("=8I", _CAPABILITY_VERSION_3, 0, *sets)
+        with self.scratch(len(data)) as place:
+            self.write(place, data)
+            self.call("do without a capability", self.machine.capset, place, place + 8)
 
     def try_call(self, number: int, *arguments: int) -> int:
         """One system call. Its result: negative is -errno."""
@@ -106,17 +125,13 @@ class Hand:
 
     @contextmanager
     def descriptor(self, number: int) -> Iterator[int]:
-        """The open file behind a new descriptor of its own, as ours, to be kept; its own is closed at the end. After a failure ours is, too."""
+        """The open file behind a new descriptor of its own, as ours, which is the asker's to close; its own is closed at the end."""
         try:
             try:
                 fd = Caller(self._tracee.tid, 0, 0).descriptor(number)
             except OSError as error:
                 raise Unwilling(f"its descriptor cannot be fetched: {error.strerror}") from None
-            try:
-                yield fd
-            except BaseException:
-                os.close(fd)
-                raise
+            yield fd
         except ptrace.Gone:
             raise
         except BaseException:

@@ -95,6 +95,7 @@ class Machine:
     munmap: int
     mremap: int
     madvise: int
+    capset: int
     clone: int
     exit: int
     interruptible: frozenset[int] | None  # calls that end with EINTR when stopped, and have done nothing; None: take callers only
@@ -121,6 +122,7 @@ X86_64: Final = Machine(
     munmap=11,
     mremap=25,
     madvise=28,
+    capset=126,
     clone=56,
     exit=60,
     # epoll_wait, epoll_pwait, epoll_pwait2, rt_sigtimedwait, semop, semtimedop, io_getevents

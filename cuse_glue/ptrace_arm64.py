@@ -29,6 +29,7 @@ ARM64: Final = Machine(
     munmap=215,
     mremap=216,
     madvise=233,
+    capset=91,
     clone=220,
     exit=93,
     interruptible=None,

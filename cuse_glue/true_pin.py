@@ -18,25 +18,29 @@ import re
 import resource
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import trio
 
 from . import uring
-from .caller import Caller
+from .caller import CAP_IPC_LOCK, Caller
 from .hand import Hand, Unwilling, take_caller, take_somebody
 from .inline import leave
+from .mount import Unusable
 from .origin import PAGE_SIZE, Mm
 from .pin import InProcess, Mapped, Piece, let_go
 from .ptrace import Gone, Machine, machine
 from .seize import is_killed
 from .session import reply_taker
+from .vma import Gone as NobodyThere
 
 log: Final = logging.getLogger("cuse_glue.true_pin")
 
 ELSEWHERE: Final = 1.0  # seconds for which the answer waits for what is to change in other processes
 MOMENT: Final = 0.01  # seconds between looks whether somebody waits for a thread that waits for him
+CLOSING: Final = 2.0  # seconds for which clients that are in our hands when the device goes are waited for
 LOOK: Final = 0.1  # seconds between looks whether a client is being killed that we wait for
 FEW: Final = 256 << 10  # bytes that are pinned here at once, and more in a worker thread
 MANY: Final = 16384  # pages from which counting takes so long that it is done in a worker thread
@@ -47,12 +51,11 @@ _MAYMOVE: Final = 1  # MREMAP_*
 _DONTFORK: Final = 10  # MADV_*
 
 
-class Unusable(Exception):
-    """The machine cannot do it; the text says why."""
+def check() -> tuple[Machine, bool]:
+    """The machine, if it can make true pins, and whether its kernel counts in VmPin what a thread with our capabilities has registered.
 
-
-def check() -> Machine:
-    """The machine, if it can make true pins. Unusable: it cannot."""
+    (Newer ones do not, if that has CAP_IPC_LOCK.) Unusable: it cannot.
+    """
     found = machine()
     if found is None:
         raise Unusable("--pin=uring does not know this kind of machine")
@@ -69,13 +72,21 @@ def check() -> Machine:
     except OSError as error:
         os.close(fd)
         raise Unusable(f"--pin=uring needs io_uring's registered buffers (Linux 5.13): {error.strerror}") from None
+    before = _own_vm_pin()
     try:
         counter.show(1)
+        counts = _own_vm_pin() != before
+        counter.show(0)
     except OSError as error:
         raise Unusable(f"--pin=uring cannot pin a page: {error.strerror} (raise RLIMIT_MEMLOCK)") from None
     finally:
         counter.close()
-    return found
+    return found, counts
+
+
+def _own_vm_pin() -> int:
+    with open("/proc/self/status", "rb") as file:
+        return _pages_of(file.read())
 
 
 def _raise_limit() -> None:
@@ -136,6 +147,11 @@ class Account:
         if self.counter is not None:
             self.counter.show(self._to_count)
 
+    def complain(self, text: str, loud: bool) -> None:
+        """Once a process."""
+        log.log(logging.WARNING if loud and not self.complained else logging.DEBUG, "%s", text)
+        self.complained |= loud
+
     def close(self) -> None:
         if self.counter is not None:
             self.counter.close()
@@ -147,7 +163,7 @@ class Held:
     """One piece in a store, as `pin.InProcess.held`."""
 
     def __init__(self, mm: Mm, stored: uring.Stored, pages: int, exact: bool) -> None:
-        """`exact`: the kernel counts as many pages for it as it has, and not whole large ones."""
+        """`pages`: as many as the kernel counts for it, if that is `exact`; else it counted some large ones whole."""
         self._mm = mm
         self._stored = stored
         self._pages = pages
@@ -170,13 +186,15 @@ class TruePins:
 
     def __init__(self, address_space: Callable[[Caller], Mm]) -> None:
         """`address_space`: whose a caller is; OSError. Unusable: the machine cannot do it."""
-        self._machine = check()
+        self._machine, self._counts_all = check()
         self._address_space = address_space
         self._unsettled: dict[Mm, Account] = {}  # held
         self._working: dict[Mm, trio.Event] = {}
         self._here: list[Mapped] = []  # to be held, of files that are mapped here
         self._shelf = uring.Shelf()
         self._shelf_lock = trio.Lock()
+        self._hands = 0  # under `_no_hands`
+        self._no_hands = threading.Condition()
 
     def count(self, mm: Mm, pinned: int, locked: int) -> None:
         """So many pages more (or fewer) are pinned of what `mm` pays for, and so many of them count as locked."""
@@ -278,8 +296,17 @@ class TruePins:
         for mm in list(self._unsettled):
             self._begin(mm)
 
+    async def quiet(self) -> None:
+        """Wait until nobody works at it; for tests."""
+        while self._here:
+            await self._hold_here()
+        for event in list(self._working.values()):
+            await event.wait()
+
     def close(self) -> None:
-        """The device is gone."""
+        """The device is gone. A client must not be let go half way through a call that is none of its own."""
+        with self._no_hands:
+            self._no_hands.wait_for(lambda: not self._hands, CLOSING)
         for mm in list(self._unsettled):
             last = threading.Thread(target=self._work_at_last, args=(mm,), daemon=True)
             last.start()
@@ -316,9 +343,7 @@ class TruePins:
 
     def _complain(self, mm: Mm, failure: Exception) -> None:
         account: Account = mm.account
-        level = logging.DEBUG if account.complained else logging.WARNING
-        account.complained = True
-        log.log(level, "what is pinned of process %d does not show in its VmPin and VmLck: %s", mm.pid, failure)
+        account.complain(f"what process {mm.pid} has pinned is not held, or does not show in its VmPin and VmLck: {failure}", True)
 
     def _begin(self, mm: Mm) -> trio.Event:
         """Settle it by whatever thread of it; the event tells when that has ended."""
@@ -392,26 +417,39 @@ class TruePins:
         if not account.wanted and (account.counter is not None or not account.behind) and account.locked_shown == max(account.locked, 0):
             account.show()
             return
-        with take() as hand, hand.unlimited():  # which sees nothing of it before all is there
+        with self._counted(), take() as hand, hand.unlimited():  # which sees nothing of it before all is there
             wanted += account.take_wanted()
             try:
                 if wanted or (account.behind and account.counter is None):
                     with hand.helper() as helper:
-                        _make_rings(mm, helper, wanted)
+                        self._make_rings(mm, helper, wanted)
             finally:
                 if account.locked_shown != max(account.locked, 0):
                     _show_locked(mm, hand, max(account.locked, 0))
                 account.show()
 
 
-def _make_rings(mm: Mm, hand: Hand, wanted: Sequence[InProcess]) -> None:
-    account: Account = mm.account
-    try:
-        if wanted:
-            _store(mm, hand, wanted)
-    finally:
-        if account.behind and account.counter is None:
-            account.counter = _new_counter(hand)
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._no_hands:
+            self._hands += 1
+        try:
+            yield
+        finally:
+            with self._no_hands:
+                self._hands -= 1
+                self._no_hands.notify_all()
+
+    def _make_rings(self, mm: Mm, hand: Hand, wanted: Sequence[InProcess]) -> None:
+        account: Account = mm.account
+        try:
+            if wanted:
+                _store(mm, hand, wanted)
+        finally:
+            if account.behind and account.counter is None:
+                if not self._counts_all:
+                    hand.give_up(CAP_IPC_LOCK)
+                account.counter = _new_counter(hand)
 
 
 def _store(mm: Mm, hand: Hand, wanted: Sequence[InProcess]) -> None:
@@ -437,7 +475,7 @@ def _fill_store(mm: Mm, hand: Hand, batch: Sequence[tuple[InProcess, list[tuple[
     places = [place for _, buffers in batch for place in buffers]
     with account.stored_lock:
         before = _vm_pin(mm) + account.released
-    store, filled = _new_store(hand, places)
+    store, filled, limited = _new_store(hand, places)
     pages = [piece.length // PAGE_SIZE for piece, _ in batch]
     first = 0
     held = []
@@ -447,64 +485,76 @@ def _fill_store(mm: Mm, hand: Hand, batch: Sequence[tuple[InProcess, list[tuple[
         if filled.issuperset(slots):
             held.append((piece, slots, npages))
         elif piece.is_open:
-            log.debug("%d pages at %#x of process %d are not held", npages, piece.address, mm.pid)
+            why = "RLIMIT_MEMLOCK does not let io_uring" if limited else "it is not writable"
+            account.complain(f"{npages} pages at {piece.address:#x} of process {mm.pid} are watched, and not held: {why}", limited)
     if not held:
-        os.close(store.fd)
+        store.close()
         return
     try:
         assert account.pipe is not None
         store.open(account.pipe)
     except OSError as failure:
-        os.close(store.fd)
+        store.close()
         raise Unwilling(f"its memory cannot be held: {failure}") from None
     with account.stored_lock:
         counted = max(_vm_pin(mm) + account.released - before, 0)
         account.stored += counted
-    exact = counted == sum(npages for _, _, npages in held)
+    exact = counted in (0, sum(npages for _, _, npages in held))
     for piece, slots, npages in held:
-        piece.held = Held(mm, store.hold(piece.address, slots), npages, exact)
+        piece.held = Held(mm, store.hold(piece.address, slots), npages if counted else 0, exact)
 
 
-def _new_store(hand: Hand, places: Sequence[tuple[int, int]]) -> tuple[uring.Store, set[int]]:
-    """A ring that the client made, not yet open, and which of its slots it could fill with `places` of its memory."""
+def _new_store(hand: Hand, places: Sequence[tuple[int, int]]) -> tuple[uring.Store, set[int], bool]:
+    """A ring that the client made, not yet open, which of its slots it could fill with `places` of its memory, and whether a limit was met."""
+    limited = False
     vectors = uring.vectors(places)
-    with hand.scratch(max(uring.PARAMS_SIZE, uring.UPDATE_SIZE + len(vectors))) as scratch:
-        hand.write(scratch, uring.params(uring.R_DISABLED))
-        number = hand.call("make an io_uring", uring.SETUP, uring.Store.ENTRIES, scratch)
-        with hand.descriptor(number) as fd:
-            store = uring.Store(fd, len(places))
-            at_vectors = scratch + uring.UPDATE_SIZE
-            hand.write(at_vectors, vectors)
-            filled: set[int] = set()
-            position = 0
-            while position < len(places):
-                rest = uring.Store.update_arguments(position, at_vectors + position * uring.VECTOR_SIZE, len(places) - position)
-                hand.write(scratch, rest)
-                done = hand.try_call(uring.REGISTER, number, uring.REGISTER_BUFFERS_UPDATE, scratch, len(rest))
-                if done > 0:
-                    filled.update(range(position, position + done))
-                    position += done
-                else:  # this one cannot be held; the next ones may be
-                    if done == -errno.ENOMEM:
-                        log.warning("memory at %#x is not held: the client's RLIMIT_MEMLOCK does not let io_uring", places[position][0])
-                    position += 1
-    return store, filled
+    filled: set[int] = set()
+    with ExitStack() as failing:
+        with hand.scratch(max(uring.PARAMS_SIZE, uring.UPDATE_SIZE + len(vectors))) as scratch:
+            hand.write(scratch, uring.params(uring.R_DISABLED))
+            number = hand.call("make an io_uring", uring.SETUP, uring.Store.ENTRIES, scratch)
+            with hand.descriptor(number) as fd:
+                failing.callback(os.close, fd)
+                store = uring.Store(fd, len(places))
+                at_vectors = scratch + uring.UPDATE_SIZE
+                hand.write(at_vectors, vectors)
+                position = 0
+                while position < len(places):
+                    rest = uring.Store.update_arguments(position, at_vectors + position * uring.VECTOR_SIZE, len(places) - position)
+                    hand.write(scratch, rest)
+                    done = hand.try_call(uring.REGISTER, number, uring.REGISTER_BUFFERS_UPDATE, scratch, len(rest))
+                    if done > 0:
+                        filled.update(range(position, position + done))
+                        position += done
+                    else:  # this one cannot be held; the next ones may be
+                        limited |= done == -errno.ENOMEM
+                        position += 1
+        failing.pop_all()
+    return store, filled, limited
 
 
 def _vm_pin(mm: Mm) -> int:
     """VmPin of the process, in pages; 0 when it is gone."""
     try:
-        found = re.search(rb"^VmPin:\s*(\d+) kB$", mm.thread_file("status"), re.MULTILINE)
+        return _pages_of(mm.thread_file("status"))
     except OSError:
         return 0
+
+
+def _pages_of(status: bytes) -> int:
+    found = re.search(rb"^VmPin:\s*(\d+) kB$", status, re.MULTILINE)
     return int(found[1]) * 1024 // PAGE_SIZE if found is not None else 0
 
 
 def _new_counter(hand: Hand) -> uring.Counter:
-    with hand.scratch(uring.PARAMS_SIZE) as place:
-        hand.write(place, uring.params())
-        with hand.descriptor(hand.call("make an io_uring", uring.SETUP, 1, place)) as fd:
-            return uring.Counter(fd)
+    with ExitStack() as failing:
+        with hand.scratch(uring.PARAMS_SIZE) as place:
+            hand.write(place, uring.params())
+            with hand.descriptor(hand.call("make an io_uring", uring.SETUP, 1, place)) as fd:
+                failing.callback(os.close, fd)
+                counter = uring.Counter(fd)
+        failing.pop_all()
+    return counter
 
 
 def _show_locked(mm: Mm, hand: Hand, pages: int) -> None:
@@ -529,7 +579,10 @@ def _show_locked(mm: Mm, hand: Hand, pages: int) -> None:
 
 
 def _is_ours(mm: Mm, address: int, pages: int) -> bool:
-    vmas: list[Any] = mm.maps.covering(address, address + pages * PAGE_SIZE)
+    try:
+        vmas = mm.maps.covering(address, address + pages * PAGE_SIZE)
+    except NobodyThere:
+        return False
     return [(vma.start, vma.end, vma.readable, vma.writable, vma.shared, vma.inode) for vma in vmas] == [
         (address, address + pages * PAGE_SIZE, False, False, False, 0)
     ]

@@ -136,10 +136,8 @@ _FIXED: Final = 0x10
 _libc.mmap.restype = ctypes.c_void_p
 
 
-def _map(address: int, length: int, protection: int, flags: int, fd: int) -> int:
-    got = _libc.mmap(
-        ctypes.c_void_p(address), ctypes.c_size_t(length), protection, flags, fd, ctypes.c_long(0)
-    )
+def _map(address: int, length: int, protection: int, flags: int, fd: int, offset: int = 0) -> int:
+    got = _libc.mmap(ctypes.c_void_p(address), ctypes.c_size_t(length), protection, flags, fd, ctypes.c_long(offset))
     if got is None or got == ctypes.c_void_p(-1).value:
         failed = ctypes.get_errno()
         raise OSError(failed, os.strerror(failed))
@@ -230,6 +228,7 @@ class Store:
         """A table of so many buffers, all of which are still missing. OSError: it is no ring, or not a new one."""
         self.fd = fd
         self._used = 0
+        self._views: list[tuple[int, int]] = []
         self._tail = 0  # of the submission queue
         self._head = 0  # of the completion queue
         nothing = ctypes.create_string_buffer(_VECTOR.size * slots)
@@ -262,9 +261,21 @@ class Store:
         sq, cq = fields[10:19], fields[19:28]
         self._sq_tail, self._array, self._cq_tail, self._cqes, self._cq_head = sq[1], sq[6], cq[1], cq[5], cq[0]
         self._completions = completions
-        size = max(self._array + self._entries * _WORD.size, self._cqes + completions * _CQE.size)
-        self._queues = mmap.mmap(self.fd, size)
-        self._orders = mmap.mmap(self.fd, self._entries * _SQE_SIZE, offset=_SQES_OFFSET)
+        self._queues = self._view(max(self._array + self._entries * _WORD.size, self._cqes + completions * _CQE.size), 0)
+        self._orders = self._view(self._entries * _SQE_SIZE, _SQES_OFFSET)
+
+    def _view(self, length: int, offset: int) -> Any:
+        # Not by Python's mmap, which would keep a descriptor more for each.
+        address = _map(0, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, self.fd, offset)
+        self._views.append((address, length))
+        return (ctypes.c_ubyte * length).from_address(address)
+
+    def close(self) -> None:
+        """No buffer of it is used any more."""
+        while self._views:
+            address, length = self._views.pop()
+            _libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(length))
+        os.close(self.fd)
 
     def put(self, slot: int, address: int, length: int) -> None:
         """A buffer of our own memory into a slot, or nothing (length 0). OSError: it cannot be pinned."""
@@ -283,7 +294,7 @@ class Store:
                 log.error("slot %d of a ring cannot be emptied: %s", slot, failure)
         self._used -= len(places)
         if not self._used:
-            os.close(self.fd)
+            self.close()
 
     def read(self, slot: int, address: int, buffer: memoryview) -> None:
         """Fill `buffer` from `address` within a slot's buffer. Lost."""
@@ -312,7 +323,7 @@ class Store:
         """One order, carried out at once. Bytes moved, more than none; Lost."""
         index = self._tail & self._entries - 1
         order = _SQE.pack(operation, _FIXED_FILE, 0, end, 0, address, length, 0, 0, slot, 0, 0)
-        self._orders[index * _SQE_SIZE : index * _SQE_SIZE + len(order)] = order
+        self._orders[index * _SQE_SIZE : index * _SQE_SIZE + len(order)] = tuple(order)
         _WORD.pack_into(self._queues, self._array + index * _WORD.size, index)
         self._tail = self._tail + 1 & 0xFFFF_FFFF
         _WORD.pack_into(self._queues, self._sq_tail, self._tail)
@@ -400,9 +411,13 @@ class Shelf:
         fd, _ = setup(Store.ENTRIES, R_DISABLED)
         try:
             store = Store(fd, MOST_BUFFERS)
-            store.open(self._pipe)
         except OSError:
             os.close(fd)
+            raise
+        try:
+            store.open(self._pipe)
+        except OSError:
+            store.close()
             raise
         self._stores.append(store)
         self._free += [(store, slot) for slot in range(MOST_BUFFERS)]
@@ -415,7 +430,7 @@ class Shelf:
     def close(self) -> None:
         """Nothing may be held any more."""
         for store in self._stores:
-            os.close(store.fd)
+            store.close()
         if self._pipe is not None:
             self._pipe.close()
         self._pipe, self._stores, self._free = None, [], []

@@ -125,11 +125,15 @@ def _fork_daemon(link: socket.socket, settings: "Settings") -> None:
 
 
 def _daemon(link: socket.socket, settings: "Settings") -> NoReturn:
+    from cuse_glue.mount import Unusable
+
     status = 1
     try:
         connection = _detach(link)
         stderr.configure(settings.log_level)
         status = _serve(connection, settings)
+    except Unusable as error:
+        stderr.write_line(f"iommud: {error}")
     except BaseException:
         log.exception("the daemon failed")
     finally:
