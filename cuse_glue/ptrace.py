@@ -6,10 +6,10 @@ call of our choice; nothing of its code is touched. It runs to the call's entry 
 step forces a SIGTRAP on the thread, and the kernel throws away the program's own way with SIGTRAP if that is blocked or ignored.
 
 A thread can also be taken where nothing of ours waits for it: in any other system call, or in the midst of its own code. A system call
-that is interrupted so ends with a code that tells the kernel to make it again, unless a signal's handler comes first; that is decided when the
-thread leaves the kernel. So before it is let go it is stopped once more at that very place, with all its registers as they were, and the
-kernel does what it would have done. A few calls end with a plain EINTR instead; those of them that had no effect are made again by us.
-In its own code there may be no instruction near that enters the kernel: one of the vdso's is used.
+that is interrupted so ends with a code that tells the kernel to make it again, unless a signal's handler comes first; that is decided when
+the thread leaves the kernel. So before it is let go it is stopped once more at that very place, with all its registers as they were, and
+the kernel does what it would have done. A few calls end with a plain EINTR instead; those of them that had no effect are made again by
+us. In its own code there may be no instruction near that enters the kernel: one of the vdso's is used.
 
 All signals are blocked meanwhile, so a pending one is handled after `detach` with the thread's own registers, as if nothing had been.
 SIGSTOP cannot be blocked: it stops the process as usual, our thread goes on under our hand, and stops with the others when it is let go.

@@ -1,12 +1,13 @@
-"""True pins, where the machine has io_uring: what is pinned shows in the client's VmPin and VmLck, as the kernel's pins do.
+"""True pins, where the machine has io_uring: what is pinned is held whatever its client does, and shows in the client's VmPin and VmLck.
 
-What a request pins and lets go is only noted while it is carried out (`count`). When its answer is known it is made true (`settle`), and then
-the client gets it. Two things are needed of the client itself, once, and then when what is *locked* changes: a ring that it made (uring.py),
-and a mapping that counts as locked. So a thread of the client is made to call the kernel (hand.py): the one that waits for the answer if
-it is a thread of the address space in question, else any. All else is done from outside.
+What a request pins and lets go is only noted while it is carried out (`count`, `hold`). When its answer is known it is made true
+(`settle`), and then the client gets it. Three things are needed of the client itself: that it registers its memory in a ring (a `Store`),
+a ring in which we can count (a `Counter`, once), and a mapping that counts as locked. So a thread of the client is made to call the
+kernel (hand.py): the one that waits for the answer if it is a thread of the address space in question, else any. All else, letting go
+above all, is done from outside.
 
-What does not succeed (a debugger has the client, io_uring is forbidden to it) leaves the request as it is: pinned and counted as without
-this, with a line in the log for each address space.
+What does not succeed (a debugger has the client, io_uring is forbidden to it) leaves the request as it is: memory is watched (pin.py),
+with a line in the log for each address space.
 """
 
 import errno
@@ -20,7 +21,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from typing import Final
 
 import trio
 

@@ -1,11 +1,13 @@
 """The command line itself."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 from iommud import __version__
+from tests.house.options import commands
 from tests.support import IOMMUD, PATIENCE
 
 
@@ -29,7 +31,7 @@ def test_help_shows_both_commands_and_examples() -> None:
 def test_help_of_a_command_shows_every_option(command: str) -> None:
     text = run(command, "--help").stdout
     own = {"run": ["COMMAND", "125"], "serve": ["--fuse PATH", "--cuse NAME", "--mode", "--group"]}[command]
-    for part in [*own, "--why", "--mock", "--iommu", "--log-level"]:
+    for part in [*own, "--why", "--mock", "--iommu", "--pin", "--log-level"]:
         assert part in text
 
 
@@ -44,6 +46,7 @@ def test_help_of_a_command_shows_every_option(command: str) -> None:
         (("run", "--nonsense", "--", "true"), 125, "--nonsense"),
         (("run", "--mock", "--iommu", "gart", "--", "true"), 125, "invalid choice: 'gart'"),
         (("run", "--iommu", "vtd", "--", "true"), 125, "there is no --mock"),
+        (("serve", "--pin", "down"), 2, "invalid choice: 'down'"),
         (("serve", "--iommu", "mock"), 2, "there is no --mock"),
         (("serve", "--mode", "0999"), 2, "'0999' is no octal mode"),
         (("serve", "--mode", "7777"), 2, "'7777' is no octal mode"),
@@ -79,3 +82,9 @@ def test_nothing_heavy_is_loaded_for_a_word() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_the_usage_of_run_is_written_by_hand_and_whole() -> None:
+    [command] = [command for command in commands() if command.name == "run"]
+    usage, _ = run("run", "--help").stdout.split("\n", 1)
+    assert set(command.flags) - {"-h", "--help"} == set(re.findall(r"--[\w-]+", usage))
