@@ -46,7 +46,6 @@ SUSPEND_SECCOMP: Final = 1 << 21  # PTRACE_O_*
 
 _TRACESYSGOOD: Final = 1 << 0
 _TRACECLONE: Final = 1 << 3
-_EVENT_CLONE: Final = 3
 _THREAD: Final = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000  # CLONE_VM, _FS, _FILES, _SIGHAND, _THREAD, _SYSVSEM
 _SETOPTIONS: Final = 0x4200
 _CONT: Final = 7
@@ -132,14 +131,11 @@ X86_64: Final = Machine(
 
 def machine() -> Machine | None:
     """The one we run on; None: nobody has described it."""
-    match platform.machine():
-        case "x86_64":
-            return X86_64
-        case "aarch64":
-            from .ptrace_arm64 import ARM64
+    if platform.machine() == "aarch64":
+        from .ptrace_arm64 import ARM64
 
-            return ARM64
-    return None
+        return ARM64
+    return X86_64 if platform.machine() == "x86_64" else None
 
 
 class Gone(Exception):
@@ -303,12 +299,9 @@ class Tracee:
             self._ptrace(_SYSCALL, 0, pass_on)
             status = self._wait()
             stopped_by = os.WSTOPSIG(status)
-            if status >> 16 == _EVENT_CLONE:
-                pass_on = 0
-                continue
             if stopped_by == _SYSCALL_STOP:
                 return
-            # A group stop that begins or ends tells us so, and we go on. Else it is SIGSTOP, the only one that is not blocked.
+            # A new thread, or a group stop that begins or ends: we go on. Else it is SIGSTOP, the only one that is not blocked.
             pass_on = 0 if status >> 16 else stopped_by
 
     def _wait(self) -> int:
@@ -357,19 +350,22 @@ class Tracee:
 def blocked_call(tid: int) -> list[int] | None:
     """Number and arguments of the system call that a thread waits in; None: it does not wait. OSError: it is gone, or not ours to ask."""
     for _ in range(_PROC_SYSCALL_TRIES):
-        with open(f"/proc/{tid}/syscall", encoding="ascii") as file:
-            words = file.read().split()
-        if len(words) > 2:  # else it is `running`: something woke it, and it will wait again
-            return [int(word, 0) for word in words[:7]]
+        if words := _call_of(tid):  # else something woke it, and it will wait again
+            return words[:7]
         time.sleep(0)
     return None
 
 
 def waiting_in(tid: int) -> int | None:
     """The number of the system call that a thread waits in now; None: it runs. OSError: it is gone, or not ours to ask."""
+    words = _call_of(tid)
+    return words[0] if words and words[0] >= 0 else None
+
+
+def _call_of(tid: int) -> list[int]:
     with open(f"/proc/{tid}/syscall", encoding="ascii") as file:
         words = file.read().split()
-    return int(words[0]) if len(words) > 2 and int(words[0]) >= 0 else None
+    return [int(word, 0) for word in words] if len(words) > 2 else []  # `running`, or between calls
 
 
 def _has_signals(tid: int) -> bool:

@@ -53,21 +53,22 @@ _PIPE_SIZE: Final = 1 << 20  # bytes, if we may; else what a pipe has
 
 _PARAMS: Final = struct.Struct("=10I8IQ8IQ")
 _PARAM_FLAGS: Final = struct.Struct("=8xI")
-_VECTOR: Final = struct.Struct("=QQ")
+VECTOR: Final = struct.Struct("=QQ")
 _RSRC_REGISTER: Final = struct.Struct("=IIQQQ")  # nr, flags, -, data, tags
 _RSRC_UPDATE: Final = struct.Struct("=IIQQII")  # offset, -, data, tags, nr, -
 _RESTRICTION: Final = struct.Struct("=HBB12x")
 _SQE: Final = struct.Struct("=BBHiQQIIQHHi16x")
 _SQE_SIZE: Final = 64
-VECTOR_SIZE: Final = _VECTOR.size
+VECTOR_SIZE: Final = VECTOR.size
 UPDATE_SIZE: Final = _RSRC_UPDATE.size
 _WORD: Final = struct.Struct("=I")
 _CQE: Final = struct.Struct("=QiI")
 
 _libc: Final[Any] = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
 
 
-def _call(number: int, *arguments: int) -> int:
+def call(number: int, *arguments: int) -> int:
     result: int = _libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments))
     if result < 0:
         failed = ctypes.get_errno()
@@ -75,16 +76,23 @@ def _call(number: int, *arguments: int) -> int:
     return result
 
 
-def _register(fd: int, operation: int, data: bytes, count: int) -> None:
+def register(fd: int, operation: int, data: bytes, count: int) -> None:
     buffer = ctypes.create_string_buffer(data, len(data))
-    _call(REGISTER, fd, operation, ctypes.addressof(buffer) if data else 0, count)
+    call(REGISTER, fd, operation, ctypes.addressof(buffer) if data else 0, count)
 
 
-def _update(fd: int, index: int, address: int, length: int) -> None:
+def update(fd: int, index: int, address: int, length: int) -> None:
     """Put a buffer of the caller's memory at `index` of a ring's table, or nothing (length 0). What was there is let go."""
-    vector = ctypes.create_string_buffer(_VECTOR.pack(address, length), _VECTOR.size)
+    vector = ctypes.create_string_buffer(VECTOR.pack(address, length), VECTOR.size)
     data = _RSRC_UPDATE.pack(index, 0, ctypes.addressof(vector), 0, 1, 0)
-    _register(fd, REGISTER_BUFFERS_UPDATE, data, len(data))
+    register(fd, REGISTER_BUFFERS_UPDATE, data, len(data))
+
+
+def make_table(fd: int, slots: int) -> None:
+    """Give a ring a table of so many buffers, all of which are missing. OSError: it is no ring, or has one."""
+    nothing = ctypes.create_string_buffer(VECTOR.size * slots)
+    data = _RSRC_REGISTER.pack(slots, 0, 0, ctypes.addressof(nothing), 0)
+    register(fd, _REGISTER_BUFFERS2, data, len(data))
 
 
 def params(flags: int = 0) -> bytes:
@@ -95,96 +103,20 @@ def params(flags: int = 0) -> bytes:
 def setup(entries: int, flags: int = 0) -> tuple[int, bytes]:
     """io_uring_setup(2) for ourselves: the descriptor, and what the kernel filled into the params. OSError."""
     buffer = ctypes.create_string_buffer(params(flags), PARAMS_SIZE)
-    return _call(SETUP, entries, ctypes.addressof(buffer)), buffer.raw
+    return call(SETUP, entries, ctypes.addressof(buffer)), buffer.raw
 
 
 def vectors(places: Sequence[tuple[int, int]]) -> bytes:
     """An array of struct iovec, of (address, length in bytes)."""
-    return b"".join(_VECTOR.pack(*place) for place in places)
+    return b"".join(VECTOR.pack(*place) for place in places)
 
 
-class Dummy:
-    """Memory that costs little and counts for much: 2 MiB, mapped again and again."""
-
-    REAL: Final = 2 << 20  # bytes
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._maps: list[Any] = []
-        self._mapped = 0  # bytes
-        self.address = 0
-
-    def reach(self, length: int) -> int:
-        """The address of at least `length` bytes (up to LARGEST_BUFFER). OSError(ENOMEM)."""
-        with self._lock:
-            if not self.address:
-                # None of it may be in large pages: those are counted once, however often they are registered.
-                self._fd = os.memfd_create("iommud-pinned", os.MFD_CLOEXEC)
-                os.ftruncate(self._fd, self.REAL)
-                self.address = _map(0, LARGEST_BUFFER, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE, -1)
-                _libc.madvise(ctypes.c_void_p(self.address), ctypes.c_size_t(LARGEST_BUFFER), mmap.MADV_NOHUGEPAGE)
-            while self._mapped < length:
-                at = self.address + self._mapped
-                _map(at, self.REAL, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _FIXED, self._fd)
-                _libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(self.REAL), mmap.MADV_NOHUGEPAGE)
-                self._mapped += self.REAL
-            return self.address
-
-
-_NORESERVE: Final = 0x4000
-_FIXED: Final = 0x10
-_libc.mmap.restype = ctypes.c_void_p
-
-
-def _map(address: int, length: int, protection: int, flags: int, fd: int, offset: int = 0) -> int:
+def map_(address: int, length: int, protection: int, flags: int, fd: int, offset: int = 0) -> int:
     got = _libc.mmap(ctypes.c_void_p(address), ctypes.c_size_t(length), protection, flags, fd, ctypes.c_long(offset))
     if got is None or got == ctypes.c_void_p(-1).value:
         failed = ctypes.get_errno()
         raise OSError(failed, os.strerror(failed))
     return int(got)
-
-
-DUMMY: Final = Dummy()
-
-
-class Counter:
-    """A client's ring that makes its VmPin what we say. Owns the descriptor.
-
-    Slot k of its table holds 2^k pages, or none, up to the largest a buffer can be; the slots after that hold that much each. So any
-    number is made of few buffers, and the next one of few other.
-    """
-
-    LARGEST: Final = (LARGEST_BUFFER // _PAGE).bit_length() - 1
-    SLOTS: Final = LARGEST + 1024
-
-    def __init__(self, fd: int) -> None:
-        """OSError: it is none, or has buffers already."""
-        self._fd = fd
-        self._shown: set[int] = set()
-        nothing = ctypes.create_string_buffer(_VECTOR.size * self.SLOTS)
-        data = _RSRC_REGISTER.pack(self.SLOTS, 0, 0, ctypes.addressof(nothing), 0)
-        _register(fd, _REGISTER_BUFFERS2, data, len(data))
-
-    @property
-    def shown(self) -> int:
-        """Pages."""
-        return sum(1 << min(slot, self.LARGEST) for slot in self._shown)
-
-    def show(self, pages: int) -> None:
-        """Count `pages` from now on. OSError(ENOMEM): our own limit does not allow it, and less is counted."""
-        whole, rest = divmod(pages, 1 << self.LARGEST)
-        wanted = {slot for slot in range(self.LARGEST) if rest >> slot & 1}
-        wanted.update(range(self.LARGEST, min(self.LARGEST + whole, self.SLOTS)))
-        for slot in self._shown - wanted:
-            _update(self._fd, slot, 0, 0)
-            self._shown.remove(slot)
-        for slot in sorted(wanted - self._shown, reverse=True):
-            length = _PAGE << min(slot, self.LARGEST)
-            _update(self._fd, slot, DUMMY.reach(length), length)
-            self._shown.add(slot)
-
-    def close(self) -> None:
-        os.close(self._fd)
 
 
 class Pipe:
@@ -231,19 +163,17 @@ class Store:
         self._views: list[tuple[int, int]] = []
         self._tail = 0  # of the submission queue
         self._head = 0  # of the completion queue
-        nothing = ctypes.create_string_buffer(_VECTOR.size * slots)
-        data = _RSRC_REGISTER.pack(slots, 0, 0, ctypes.addressof(nothing), 0)
-        _register(fd, _REGISTER_BUFFERS2, data, len(data))
+        make_table(fd, slots)
 
     @staticmethod
     def update_arguments(index: int, address: int, count: int) -> bytes:
-        """What the client calls io_uring_register(UPDATE) with, to put `count` vectors from `address` of its memory into slots from `index`."""
+        """What the client calls io_uring_register with, to put `count` vectors at `address` of its memory into slots from `index`."""
         return _RSRC_UPDATE.pack(index, 0, address, 0, count, 0)
 
     def open(self, pipe: Pipe) -> None:
         """The table is filled; from now on nothing else can be done with it. OSError."""
         self._pipe = pipe
-        _register(self.fd, _REGISTER_FILES, struct.pack("=2i", *pipe.ends), 2)
+        register(self.fd, _REGISTER_FILES, struct.pack("=2i", *pipe.ends), 2)
         rules = (
             (_RESTRICT_REGISTER, REGISTER_BUFFERS_UPDATE),
             (_RESTRICT_OPERATION, _READ_FIXED),
@@ -251,8 +181,8 @@ class Store:
             (_RESTRICT_FLAGS_ALLOWED, _FIXED_FILE),
             (_RESTRICT_FLAGS_REQUIRED, _FIXED_FILE),
         )
-        _register(self.fd, _REGISTER_RESTRICTIONS, b"".join(_RESTRICTION.pack(kind, what, 0) for kind, what in rules), len(rules))
-        _register(self.fd, _REGISTER_ENABLE_RINGS, b"", 0)
+        register(self.fd, _REGISTER_RESTRICTIONS, b"".join(_RESTRICTION.pack(kind, what, 0) for kind, what in rules), len(rules))
+        register(self.fd, _REGISTER_ENABLE_RINGS, b"", 0)
         # Where the queues' parts are was written to the client's memory. It is the same in a ring of our own, which is believed.
         example, told = setup(self.ENTRIES, R_DISABLED)
         os.close(example)
@@ -266,7 +196,7 @@ class Store:
 
     def _view(self, length: int, offset: int) -> Any:
         # Not by Python's mmap, which would keep a descriptor more for each.
-        address = _map(0, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, self.fd, offset)
+        address = map_(0, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, self.fd, offset)
         self._views.append((address, length))
         return (ctypes.c_ubyte * length).from_address(address)
 
@@ -279,7 +209,7 @@ class Store:
 
     def put(self, slot: int, address: int, length: int) -> None:
         """A buffer of our own memory into a slot, or nothing (length 0). OSError: it cannot be pinned."""
-        _update(self.fd, slot, address, length)
+        update(self.fd, slot, address, length)
 
     def hold(self, address: int, slots: Sequence[int]) -> "Stored":
         """What was registered in these slots, for as long as it is wanted. The last that is let go closes the ring."""
@@ -327,7 +257,7 @@ class Store:
         _WORD.pack_into(self._queues, self._array + index * _WORD.size, index)
         self._tail = self._tail + 1 & 0xFFFF_FFFF
         _WORD.pack_into(self._queues, self._sq_tail, self._tail)
-        taken = _call(ENTER, self.fd, 1, 0, 0, 0, 0)
+        taken = call(ENTER, self.fd, 1, 0, 0, 0, 0)
         (tail,) = _WORD.unpack_from(self._queues, self._cq_tail)
         if taken == 1 and tail == self._head + 1 & 0xFFFF_FFFF:
             at = self._cqes + (self._head & self._completions - 1) * _CQE.size

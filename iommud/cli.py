@@ -110,8 +110,8 @@ def command_line() -> argparse.ArgumentParser:
         metavar="HOW",
         choices=PINS,
         default=PINS[0],
-        help="how memory is held for devices: watch, private memory is reached in its process (default), or uring, all is truly pinned, and "
-        "shows in VmPin",
+        help="how memory is held for devices: watch, private memory is reached in its process (default), or uring, all is "
+        "truly pinned, and shows in VmPin",
     )
     shared.add_argument(
         "--log-level",

@@ -12,7 +12,7 @@ import pytest
 
 from tests.clients.build import SOURCES, build
 from tests.clients.test_clients import USER_NAMESPACE, judge, to_set_rlimit_mode
-from tests.support import IOMMUD
+from tests.support import AS_NOBODY, IOMMUD
 
 RUN = [IOMMUD, "run", "--mock", "--"]
 TRUE_PINS = [IOMMUD, "run", "--mock", "--pin=uring", "--"]

@@ -97,4 +97,4 @@ def test_no_memory_can_be_pinned() -> None:
     command = [IOMMUD, "run", "--pin=uring", "--", "true"]
     status, sentences = refusal([*AS_NOBODY, "prlimit", "--memlock=0:0", *command])
     assert status == 125
-    assert sentences.splitlines()[0] == "iommud: --pin=uring cannot pin a page: Cannot allocate memory (raise RLIMIT_MEMLOCK)"
+    assert sentences.splitlines()[0] == "iommud: --pin=uring cannot pin a page: RLIMIT_MEMLOCK leaves no room for it, and has to be raised"

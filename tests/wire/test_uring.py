@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cuse_glue import uring
-from cuse_glue.uring import Counter, Lost, Pipe, Shelf, Store
+from cuse_glue.pin_counter import DUMMY, Counter
+from cuse_glue.uring import Lost, Pipe, Shelf, Store
 
 from .conftest import descriptors
 
@@ -27,7 +28,7 @@ def vm_pin() -> int:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    uring.DUMMY.reach(PAGE)  # which stays
+    DUMMY.reach(PAGE)  # which stays
     before = vm_pin(), descriptors()
     yield
     assert (vm_pin(), descriptors()) == before
@@ -116,9 +117,9 @@ def test_a_ring_is_good_for_nothing_else(pipe: Pipe) -> None:
     held = store.hold(address, [0])
     file = os.memfd_create("target", os.MFD_CLOEXEC)
     with pytest.raises(OSError, match="Permission denied"):
-        uring._register(store.fd, uring._REGISTER_FILES, file.to_bytes(4, "little"), 1)
-    with pytest.raises(OSError, match="File descriptor in bad state|Device or resource busy|Permission denied"):
-        uring._register(store.fd, uring._REGISTER_RESTRICTIONS, bytes(16), 1)
+        uring.register(store.fd, uring._REGISTER_FILES, file.to_bytes(4, "little"), 1)
+    with pytest.raises(OSError, match=r"File descriptor in bad state|Device or resource busy|Permission denied"):
+        uring.register(store.fd, uring._REGISTER_RESTRICTIONS, bytes(16), 1)
     for operation in 0, 1, 2, 18, 22, 23, 28:  # NOP, READV, WRITEV, OPENAT, READ, WRITE, OPENAT2
         with pytest.raises(Lost, match="Permission denied"):
             store._move(operation, 1, 0, address, 1)
@@ -140,7 +141,7 @@ def test_a_ring_that_is_not_new_is_refused(pipe: Pipe) -> None:
     file = pipe.ends[0].to_bytes(4, "little")
     for operation, data, count in (uring._REGISTER_FILES, file, 1), (uring._REGISTER_ENABLE_RINGS, b"", 0):
         store = Store(uring.setup(Store.ENTRIES, uring.R_DISABLED)[0], 1)
-        uring._register(store.fd, operation, data, count)
+        uring.register(store.fd, operation, data, count)
         with pytest.raises(OSError):
             store.open(pipe)
         store.close()
