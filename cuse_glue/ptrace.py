@@ -63,7 +63,7 @@ _WALL: Final = 0x4000_0000  # __WALL: threads as well as processes
 _WNOTHREAD: Final = 0x2000_0000  # __WNOTHREAD: only what this thread traces
 _SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
 _SIGMASK_SIZE: Final = 8
-_ALL_SIGNALS: Final = (1 << 64) - 1
+_ALL_SIGNALS: Final[Any] = _ffi.new("uint64_t *", (1 << 64) - 1)
 _U64: Final = (1 << 64) - 1
 _PENDING: Final = re.compile(rb"^(?:SigPnd|ShdPnd):\t(\w+)$", re.MULTILINE)
 _RESTART: Final = range(-516, -511)  # -ERESTART*: the kernel would make the call again after a signal
@@ -226,8 +226,7 @@ class Tracee:
 
     def _block_signals(self) -> None:
         self._ptrace(_GETSIGMASK, _SIGMASK_SIZE, _address(self._mask))
-        blocked = _ffi.new("uint64_t *", _ALL_SIGNALS)
-        self._ptrace(_SETSIGMASK, _SIGMASK_SIZE, _address(blocked))
+        self._ptrace(_SETSIGMASK, _SIGMASK_SIZE, _address(_ALL_SIGNALS))
 
     def call(self, number: int, *arguments: int) -> int:
         """Let the thread, which is on hold, make one system call. Its result: negative is -errno."""

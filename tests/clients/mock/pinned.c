@@ -14,6 +14,7 @@ static bool mm_mode;
 
 #define PAGES 5UL
 #define LENGTH (PAGES * PAGE)
+#define MAPS 12
 
 static void shows(pid_t pid, uint64_t pages, const char *when)
 {
@@ -128,6 +129,7 @@ static void refused(void)
 	shows(getpid(), 1, "nor by the limit");
 	CHECK_OK(map_at(fd, ioas, (uintptr_t)memory, LENGTH - PAGE, BASE + MIB), "just enough");
 	shows(getpid(), PAGES, "all that is allowed");
+	CHECK_EQ(limit(), PAGES, "the limit is what it was");
 	gone();
 	shows(getpid(), 0, "closed");
 	NEED(munmap(memory, LENGTH) == 0);
@@ -283,7 +285,7 @@ static void waits(enum call call)
 		struct traces before = traces_of_us();
 		bool well;
 
-		for (i = 0; i < 3; i++)
+		for (i = 0; i < MAPS; i++)
 			NEED(map_at(fd, ioas, (uintptr_t)memory, PAGE, BASE + i * MIB) == 0);
 		NEED(write(ready[1], "r", 1) == 1);
 		well = wait_in(call, go[0]);
@@ -292,11 +294,11 @@ static void waits(enum call call)
 		_exit(!well + 2 * !same_traces(before, traces_of_us()));
 	}
 	NEED(read(ready[0], &byte, 1) == 1);
-	shows(pid, 3, calls[call]);
-	for (i = 0; i < 3; i++) {
+	shows(pid, MAPS, calls[call]);
+	for (i = 1; i <= MAPS; i++) {
 		until_it_waits(pid, call);
-		NEED(unmap_at(fd, ioas, BASE + i * MIB, PAGE) == 0);
-		shows(pid, 2 - i, "unmapped by another");
+		NEED(unmap_at(fd, ioas, BASE + (MAPS - i) * MIB, PAGE) == 0);
+		shows(pid, MAPS - i, "unmapped by another");
 	}
 	wake(pid, call, go[1]);
 	NEED(read(ready[0], &byte, 1) == 1);

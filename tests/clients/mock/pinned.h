@@ -39,6 +39,15 @@ static inline void limit_to(uint64_t pages)
 	NEED(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
 }
 
+/* In pages. */
+static inline uint64_t limit(void)
+{
+	struct rlimit limit;
+
+	NEED(getrlimit(RLIMIT_MEMLOCK, &limit) == 0);
+	return limit.rlim_cur / PAGE;
+}
+
 static inline long change_process(int fd)
 {
 	struct iommu_ioas_change_process cmd = { .size = sizeof(cmd) };
