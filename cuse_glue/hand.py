@@ -150,10 +150,10 @@ def _raise(tid: int, limit: tuple[int, int]) -> tuple[int, int]:
     return limit
 
 
-def take_caller(mm: Mm, tid: int, machine: ptrace.Machine, answered: Callable[[], bool], answer: Callable[[], None]) -> Hand:
+def take_caller(mm: Mm, tid: int, machine: ptrace.Machine, answered: Callable[[], bool], answer: Callable[[], None], filters: int) -> Hand:
     """The thread that waits for `answer`, stopped just before it would see it. Unwilling, ptrace.Gone."""
     try:
-        tracee = seize(tid, machine, _PURPOSE, answered)
+        tracee = seize(tid, machine, _PURPOSE, answered, filters)
     except NotOurs as why:
         raise Unwilling(str(why)) from None
     tracee.interrupt()
@@ -161,12 +161,12 @@ def take_caller(mm: Mm, tid: int, machine: ptrace.Machine, answered: Callable[[]
     return _hold(tracee, mm)
 
 
-def take_somebody(mm: Mm, machine: ptrace.Machine) -> Hand:
+def take_somebody(mm: Mm, machine: ptrace.Machine, filters: int) -> Hand:
     """Any thread of an address space, wherever it is, the idle ones first. Unwilling: none can be had. ptrace.Gone: none is there."""
     why: Exception = ptrace.Gone()
     for tid in sorted(mm.threads(), key=_effort):
         try:
-            tracee = seize(tid, machine, _PURPOSE, lambda: False)
+            tracee = seize(tid, machine, _PURPOSE, lambda: False, filters)
         except ptrace.Gone:
             continue
         except NotOurs as reason:

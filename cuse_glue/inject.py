@@ -44,8 +44,10 @@ CLOSING: Final = 2.0  # seconds in which clients that are being served when the 
 class Injector:
     """Gives out the files of one device. Belongs to the loop's thread."""
 
-    def __init__(self, machine: ptrace.Machine | None = None) -> None:
-        """`machine`: the one we run on, unless given."""
+    def __init__(self, machine: ptrace.Machine | None = None, *, harmless_filters: int = 0) -> None:
+        """`machine`: the one we run on, unless given. `harmless_filters`: seccomp filters of each client that let the calls through that it
+        is made to make."""
+        self._harmless_filters = harmless_filters
         self._machine = machine or ptrace.machine()
         self._jobs: set[_Job] = set()
 
@@ -74,7 +76,7 @@ class Injector:
         it sees no /proc; EACCES: it was handed the device and may not open it itself).
         """
         token = trio.lowlevel.current_trio_token()
-        job = _Job(self._machine, caller.tid, file, flags, address, fill, no_room, token)
+        job = _Job(self._machine, caller.tid, file, flags, address, fill, no_room, token, self._harmless_filters)
         self._jobs.add(job)
         try:
             await leave()
@@ -142,7 +144,9 @@ class _Job:
         fill: Callable[[int], bytes],
         no_room: int,
         token: trio.lowlevel.TrioToken,
+        harmless_filters: int,
     ) -> None:
+        self.harmless_filters = harmless_filters
         self.machine = machine
         self.tid = tid
         self.file = file
@@ -224,7 +228,7 @@ class _Job:
         if self.tid == 0:
             raise Refused(errno.ESRCH, "the client is in a pid namespace that we cannot see into")
         try:
-            return seize(self.tid, machine, "be given a descriptor", lambda: self.reply is None)
+            return seize(self.tid, machine, "be given a descriptor", lambda: self.reply is None, self.harmless_filters)
         except NotOurs as why:
             raise Refused(errno.EPERM, str(why)) from None
 

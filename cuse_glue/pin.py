@@ -21,7 +21,7 @@ beyond the end is refused, and a hole reads as zeros.
 from bisect import bisect_right
 from collections.abc import Iterator
 from errno import EFAULT
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from . import raw_memory
 from .held_file import HeldFile, Window
@@ -73,6 +73,14 @@ def let_go(piece: "Mapped | InProcess") -> None:
         held.close()
 
 
+class Stretch(NamedTuple):
+    """`length` bytes of one memory. `identity`: of its first page, as Pin.identity says it. `page_size`: bytes, of huge pages too."""
+
+    identity: tuple[Any, ...]
+    length: int
+    page_size: int
+
+
 class Mapped:
     """A piece of a file, seen through a window of ours (None: it was opened to be written only)."""
 
@@ -119,10 +127,9 @@ class Mapped:
     def identity(self, at: int) -> tuple[Any, ...]:
         return "file", self._file.dev, self._file.inode, self._offset + at
 
-    def places(self, identity: tuple[Any, ...]) -> Iterator[int]:
-        at = identity[-1] - self._offset
-        if identity[:-1] == ("file", self._file.dev, self._file.inode) and 0 <= at < self.length:
-            yield at
+    @property
+    def page_size(self) -> int:
+        return self._file.page_size
 
     def close(self) -> None:
         self.is_open = False
@@ -135,12 +142,13 @@ class Mapped:
 class InProcess:
     """A piece of one mapping of a client, reached at its address until it is `held`."""
 
-    __slots__ = ("_backing", "_delta", "_mm", "_touched", "_trusted", "address", "held", "is_open", "length")
+    __slots__ = ("_backing", "_delta", "_mm", "_touched", "_trusted", "address", "held", "is_open", "length", "page_size")
 
-    def __init__(self, mm: Mm, trusted: bool, vma: Vma, address: int, length: int) -> None:
+    def __init__(self, mm: Mm, trusted: bool, vma: Vma, address: int, length: int, page_size: int = PAGE_SIZE) -> None:
         self.length = length
         self.held: TrulyHeld | None = None  # `true_pin` sets it
         self.is_open = True
+        self.page_size = page_size
         self._mm = mm
         self._trusted = trusted
         self.address = address
@@ -205,18 +213,9 @@ class InProcess:
 
     def identity(self, at: int) -> tuple[Any, ...]:
         shared, dev, inode = self._backing
-        if inode and (shared or self._mm.of_file(self.address + at)):
+        if shared and inode:
             return "file", dev, inode, self.address + self._delta + at
         return "private", self._mm, self.address + at
-
-    def places(self, identity: tuple[Any, ...]) -> Iterator[int]:
-        shared, dev, inode = self._backing
-        of_file = identity[0] == "file"
-        if identity[:-1] != (("file", dev, inode) if of_file else ("private", self._mm)):
-            return
-        at = identity[-1] - self.address - (self._delta if of_file else 0)
-        if 0 <= at < self.length and of_file == bool(inode and (shared or self._mm.of_file(self.address + at))):
-            yield at
 
     def close(self) -> None:
         self.is_open = False
@@ -266,17 +265,15 @@ class Pin:
     def identity(self, offset: int) -> tuple[Any, ...]:
         """Which page lies at byte `offset` (a page boundary): equal for two addresses exactly if a store to one is seen at the other.
 
-        ("file", device, inode, file offset in bytes) of shared memory, and of a private mapping's page that is the file's own;
-        ("private", address space, address) else.
+        ("file", device, inode, file offset in bytes) of shared memory, ("private", address space, address) else.
         """
         index = bisect_right(self._starts, offset) - 1
         return self._pieces[index].identity(offset - self._starts[index])
 
-    def places(self, identity: tuple[Any, ...]) -> Iterator[int]:
-        """The offsets (bytes, page boundaries) at which `identity` says the same page as this `identity`; takes no time for each page."""
-        for start, piece in zip(self._starts, self._pieces, strict=True):
-            for at in piece.places(identity):
-                yield start + at
+    def stretches(self) -> Iterator[Stretch]:
+        """Of what memory it is, from byte 0 on: `identity` for whole stretches. Takes no time for each page."""
+        for piece in self._pieces:
+            yield Stretch(piece.identity(0), piece.length, piece.page_size)
 
     def _split(self, offset: int, length: int) -> Iterator[tuple[Piece, int, int, int]]:
         if offset < 0 or offset + length > self.length:

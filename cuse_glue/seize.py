@@ -16,11 +16,12 @@ class NotOurs(Exception):
     """The thread cannot be seized; the text says why."""
 
 
-def seize(tid: int, machine: ptrace.Machine, purpose: str, may_be_gone: Callable[[], bool]) -> ptrace.Tracee:
+def seize(tid: int, machine: ptrace.Machine, purpose: str, may_be_gone: Callable[[], bool], harmless_filters: int = 0) -> ptrace.Tracee:
     """Seize thread `tid`, which runs on. `purpose`: what it cannot do if that fails, for people.
 
     NotOurs: another traces it, a seccomp filter of its own, or we may not. ptrace.Gone: it is gone, or whoever has its number now cannot be
-    seized. `may_be_gone()`: nothing keeps it from that, as a request without a reply does.
+    seized. `may_be_gone()`: nothing keeps it from that, as a request without a reply does. `harmless_filters`:
+    how many seccomp filters it has that let through what we make it call.
     """
     try:
         return ptrace.Tracee(tid, machine, ptrace.SUSPEND_SECCOMP)
@@ -34,7 +35,7 @@ def seize(tid: int, machine: ptrace.Machine, purpose: str, may_be_gone: Callable
         raise NotOurs(f"the client is traced by process {tracer} (a debugger, strace), and only one can: it cannot {purpose}")
     # Filters are inherited and never dropped. As many as we have: the same ones (a container's), and those let us do it.
     theirs, ours = (_status(each).get("Seccomp_filters", 0) for each in (tid, threading.get_native_id()))
-    if theirs > ours:
+    if theirs > ours + harmless_filters:
         raise NotOurs(
             f"the client has a seccomp filter, which might kill it if we made it call the kernel; to suspend that takes CAP_SYS_ADMIN: "
             f"it cannot {purpose}"

@@ -11,12 +11,12 @@ Ref: v7.3 mm/gup.c check_vma_flags, memfd_pin_folios, writable_file_mapping_allo
 """
 
 import os
-from collections.abc import Hashable
 from errno import EFAULT, EINVAL, ENOENT, ENOMEM
-from typing import Final
+from typing import Any, Final
 
+from . import libc
 from .caller import Caller
-from .held_file import LOCAL, SHORT_OF_MEANS, FileCache, HeldFile, identity
+from .held_file import LOCAL, SHORT_OF_MEANS, FileCache, HeldFile
 from .origin import PAGE_SIZE, Mm, MmCache
 from .pin import InProcess, Mapped, Piece, Pin, Refused, close_all
 from .true_pin import TruePins
@@ -166,7 +166,7 @@ class Source:
             raise Refused(EFAULT, f"secret memory is mapped at {address:#x}")
         if vma.shared and writable and kind not in _NEVER_WRITTEN_BACK:
             raise Refused(EFAULT, f"a file of {kind.decode()} is mapped shared at {address:#x}: it is written back")
-        file = None
+        file, page_size = None, PAGE_SIZE
         if kind in LOCAL:
             to_write = writable and vma.shared
             file = self._files.mapped(vma.dev, vma.inode, to_write, lambda: self._open_mapped(vma, vma.shared and not brief))
@@ -177,6 +177,7 @@ class Source:
         try:
             if offset + length - PAGE_SIZE >= file.size:
                 raise Refused(EFAULT, f"the mapping at {address:#x} reaches beyond the end of its file")
+            page_size = file.page_size
             if vma.shared and not brief:
                 window = file.window(offset, offset + length, writable)
                 if window.writable or not writable:
@@ -188,7 +189,7 @@ class Source:
                 raise
         finally:
             file.drop()
-        return InProcess(self.mm, self.trusted, vma, address, length)
+        return InProcess(self.mm, self.trusted, vma, address, length, page_size)
 
     def _open_mapped(self, vma: Vma, search: bool) -> int:
         """An O_PATH descriptor of the mapped file; close it. Where we lack CAP_SYS_ADMIN, `search` among the process's descriptors."""
@@ -199,7 +200,7 @@ class Source:
                 raise
         for fd in self.mm.descriptors():
             try:
-                if identity(fd) == (vma.dev, vma.inode):
+                if libc.identity(fd) == (vma.dev, vma.inode):
                     return os.dup(fd)
             except PermissionError:
                 pass  # a FUSE file that lets only others in
@@ -228,11 +229,11 @@ class Source:
 class Sources:
     """The sources that are known, each once. For the task that serves requests; not for worker threads."""
 
-    def __init__(self, *, true_pins: bool = False) -> None:
-        """`true_pins`: pin by io_uring what can be. true_pin.Unusable: the machine cannot."""
+    def __init__(self, *, true_pins: bool = False, harmless_filters: int = 0) -> None:
+        """`true_pins`: pin by io_uring what can be. `harmless_filters`: as `seize`. mount.Unusable: the machine cannot."""
         self._mms = MmCache()
         self._files = FileCache()
-        self.true_pins = TruePins(self._mms.of) if true_pins else None
+        self.true_pins = TruePins(self._mms.of, harmless_filters) if true_pins else None
 
     def address_space(self, caller: Caller, readable: int = 0) -> Source:
         """The caller's memory. OSError: the process is gone, or may not be looked into (another user's, or not dumpable).
@@ -265,7 +266,7 @@ class Sources:
             source = file.sources[mm, caller.uid] = Source(mm, caller.uid, self._files, self.true_pins, file)
         return source
 
-    def page_identity(self, caller: Caller, address: int, *, write: bool = False) -> Hashable:
+    def page_identity(self, caller: Caller, address: int, *, write: bool = False) -> tuple[Any, ...]:
         """Which page the caller has at `address` now, as `Pin.identity` says it.
 
         Refused(EFAULT): nothing is mapped there, or it cannot be read (`write`: written). OSError: as `address_space`.
@@ -278,7 +279,8 @@ class Sources:
             raise Refused(EFAULT, mm.fate()) from None
         if not vmas or not (vmas[0].writable if write else vmas[0].readable):
             raise Refused(EFAULT, f"address {address:#x} cannot be {'written' if write else 'read'}")
-        if vmas[0].inode and (vmas[0].shared or mm.of_file(page)):
+        # What is truly pinned of a private mapping is no page of the file any more, for its process neither.
+        if vmas[0].inode and (vmas[0].shared or (self.true_pins is not None and vmas[0].writable and mm.of_file(page))):
             return "file", vmas[0].dev, vmas[0].inode, page + vmas[0].delta
         return "private", mm, page
 

@@ -103,10 +103,11 @@ def _raise_limit() -> None:
 class TruePins:
     """All of one device's. For the loop's thread."""
 
-    def __init__(self, address_space: Callable[[Caller], Mm]) -> None:
+    def __init__(self, address_space: Callable[[Caller], Mm], harmless_filters: int = 0) -> None:
         """`address_space`: whose a caller is; OSError. Unusable: the machine cannot do it."""
         self._machine, self._counts_all = check()
         self._address_space = address_space
+        self._harmless_filters = harmless_filters
         self._unsettled: dict[Mm, Account] = {}  # held
         self._working: dict[Mm, trio.Event] = {}
         self._here: list[Mapped] = []  # to be held, of files that are mapped here
@@ -236,7 +237,7 @@ class TruePins:
 
     def _work_at_last(self, mm: Mm) -> None:
         try:
-            self._work(mm, [], functools.partial(take_somebody, mm, self._machine))
+            self._work(mm, [], functools.partial(take_somebody, mm, self._machine, self._harmless_filters))
         except (Unwilling, Gone, OSError) as failure:
             log.debug("%r keeps its mapping: %s", mm, failure)
 
@@ -275,7 +276,7 @@ class TruePins:
             try:
                 async with account.lock:
                     while mm in self._unsettled:
-                        await self._run(mm, lambda: take_somebody(mm, self._machine))
+                        await self._run(mm, lambda: take_somebody(mm, self._machine, self._harmless_filters))
             finally:
                 del self._working[mm]
                 done.set()
@@ -305,7 +306,7 @@ class TruePins:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(see_to_the_killed)
-                await self._run(mm, lambda: take_caller(mm, caller.tid, self._machine, lambda: answered, answer))
+                await self._run(mm, lambda: take_caller(mm, caller.tid, self._machine, lambda: answered, answer, self._harmless_filters))
                 nursery.cancel_scope.cancel()
         finally:
             answer()

@@ -51,6 +51,12 @@ def mock_daemon(open_directory: Path, connections: Path) -> Iterator[Daemon]:
         yield it
 
 
+@pytest.fixture
+def noiommu_daemon(open_directory: Path, connections: Path) -> Iterator[Daemon]:
+    with Daemon(str(open_directory / "iommu"), connections, "--mock", "--iommu", "none") as it:
+        yield it
+
+
 def leaves_no_trace(daemon: Daemon, program: str, calls: int) -> None:
     descriptors = daemon.descriptors()
     fuzz(daemon, "--calls", str(calls // 10), "--seed", "1", program=program)  # what is allocated once
@@ -75,6 +81,11 @@ def test_random_calls_leave_no_trace(daemon: Daemon) -> None:
 def test_random_calls_with_devices_leave_no_trace(mock_daemon: Daemon) -> None:
     """All commands and all operations of the mock device, with IDs of the right kind, the wrong kind, of other files, just destroyed."""
     leaves_no_trace(mock_daemon, "fuzz_devices", DEVICE_CALLS)
+
+
+def test_random_calls_with_devices_without_an_iommu_leave_no_trace(noiommu_daemon: Daemon) -> None:
+    """And no memory whose physical addresses were told is remembered."""
+    leaves_no_trace(noiommu_daemon, "fuzz_devices", DEVICE_CALLS // 4)
 
 
 def test_killed_in_mid_flight(daemon: Daemon) -> None:
