@@ -148,7 +148,7 @@ static inline bool same_traces(struct traces one, struct traces two)
 
 /* --- what a process waits in --- */
 
-enum call { NANOSLEEP, READ, POLL, EPOLL, PAUSE, SIGWAIT, SIGSUSPEND, FUTEX, SPIN, CALLS };
+enum call { NANOSLEEP, READING, POLL, EPOLL, PAUSE, SIGWAIT, SIGSUSPEND, FUTEX, SPIN, CALLS };
 
 static const char *const calls[] = {
 	"nanosleep", "read", "poll", "epoll_wait", "pause", "sigtimedwait", "ppoll", "a mutex",
@@ -202,7 +202,7 @@ static inline bool wait_in(enum call call, int go)
 	switch (call) {
 	case NANOSLEEP:
 		return nanosleep(&time, &left) == 0;
-	case READ:
+	case READING:
 		return read(go, &byte, 1) == 1;
 	case POLL:
 		return poll(&one, 1, 100000) == 1 && read(go, &byte, 1) == 1;
