@@ -43,9 +43,11 @@ async def ioas_alloc(request: Request) -> None:
 async def ioas_iova_ranges(request: Request) -> None:
     """ENOENT: no such IOAS. EFAULT: the array or the struct cannot be written. EMSGSIZE: the array is too short; num_iovas tells."""
     cmd = request.cmd
-    iopt = request.context.ioas(cmd.ioas_id).iopt
+    ioas = request.context.ioas(cmd.ioas_id)
+    iopt = ioas.iopt
     room, count = cmd.num_iovas, 0
-    await request.settle(cmd.allowed_iovas, min(room, len(iopt.reserved) + 1) * _RANGE_SIZE)
+    with request.context.objects.using(ioas, request):
+        await request.settle(cmd.allowed_iovas, min(room, len(iopt.reserved) + 1) * _RANGE_SIZE)
     cmd.out_iova_alignment = iopt.iova_alignment
     for start, last in iopt.usable():
         if count < room:

@@ -4,18 +4,13 @@
  * likes (userfaultfd). The ioctl waits for it, nobody else does, a signal does not end it, and a
  * kill does.
  */
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <linux/userfaultfd.h>
-#include <poll.h>
+#include "slow.h"
+
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/wait.h>
 
-#include "client.h"
-
-static long page;
 static atomic_int handled;
 
 static void on_signal(int number)
@@ -43,43 +38,6 @@ static void *allocate(void *arg)
 	return NULL;
 }
 
-/* A page that is not there until somebody fills it; the descriptor that tells when it is wanted. */
-static int slow_page(void **where)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register range;
-	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
-
-	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		return -1;
-	*where = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	range = (struct uffdio_register){
-		.range = { .start = (uintptr_t)*where, .len = page },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	return ioctl(uffd, UFFDIO_REGISTER, &range) ? -1 : uffd;
-}
-
-static void wait_wanted(int uffd)
-{
-	struct pollfd wanted = { .fd = uffd, .events = POLLIN };
-	struct uffd_msg message;
-
-	if (poll(&wanted, 1, 20000) != 1 || read(uffd, &message, sizeof(message)) != sizeof(message))
-		exit(3);
-}
-
-static void fill(int uffd, void *where, const void *data, size_t size)
-{
-	char *content = aligned_alloc(page, page);
-	struct uffdio_copy copy = { .dst = (uintptr_t)where, .src = (uintptr_t)content, .len = page };
-
-	memset(content, 0, page);
-	memcpy(content, data, size);
-	CHECK_TRUE(!ioctl(uffd, UFFDIO_COPY, &copy), "the page comes");
-	free(content);
-}
-
 static void slow_but_right(void)
 {
 	struct iommu_ioas_alloc good = { .size = sizeof(good) };
@@ -90,7 +48,6 @@ static void slow_but_right(void)
 	void *where;
 	int uffd = slow_page(&where);
 
-	CHECK_TRUE(uffd >= 0, "userfaultfd");
 	sigaction(SIGUSR1, &action, NULL);
 	slow.cmd = where;
 	pthread_create(&thread, NULL, allocate, &slow);
@@ -100,7 +57,7 @@ static void slow_but_right(void)
 	pthread_kill(thread, SIGUSR1);
 	/* The signal is handled when the ioctl is being made again, or while it goes on waiting. */
 	CHECK_TRUE(!ioctl(slow.fd, IOMMU_IOAS_ALLOC, &other), "nor after a signal to the one that waits");
-	fill(uffd, where, &good, sizeof(good));
+	fill_page(uffd, where, &good, sizeof(good));
 	pthread_join(thread, NULL);
 	CHECK_TRUE(slow.result == 0 && slow.error == 0, "a signal does not end it (errno %d)", slow.error);
 	CHECK_TRUE(handled == 1, "the signal was handled");
@@ -143,7 +100,6 @@ int main(void)
 	int fd;
 
 	checks_begin();
-	page = sysconf(_SC_PAGESIZE);
 	slow_but_right();
 	killed_while_it_waits();
 	fd = open_iommu();
