@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+TESTS := $(VENV)/.stamp-tests
 CODE := iommud cuse_glue tests
 
 .DEFAULT_GOAL := help
@@ -11,24 +12,31 @@ CODE := iommud cuse_glue tests
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## make .venv with the command .venv/bin/iommud (a second time takes no time)
+setup: $(TESTS)  ## make .venv with the command .venv/bin/iommud (a second time takes no time)
 
 $(STAMP): pyproject.toml scripts/need
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "iommud needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make setup PYTHON=/path/to/a/newer/python3" % v[:2])'
 	@scripts/need gcc libc6-dev
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || scripts/need python3-venv
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@echo 'iommud and what it needs go into $(VENV) ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-demo: setup  ## build a C program that knows nothing of iommud and show its ioctls
+$(TESTS): $(STAMP)
+	@echo 'what the tests need goes into $(VENV) ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+demo: $(STAMP)  ## build a C program that knows nothing of iommud and show its ioctls
 	@mkdir -p build
 	$(CC) -std=gnu11 -Wall -Wextra -Werror -Iinclude demo/demo.c -o build/demo
 	@echo
 	$(BIN)/iommud run --why -- build/demo
 
-docs: setup  ## docs/ioctls.md, from the code
+docs: setup  ## docs/ioctls.md and completion/, from the code
 	$(BIN)/python -m tests.house.ioctl_table
+	$(BIN)/python -m tests.house.completion
 
 lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check $(CODE)

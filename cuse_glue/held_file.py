@@ -126,6 +126,7 @@ class HeldFile:
 
 MOMENT: Final = 0.02  # seconds
 NOT_IN_MEMORY: Final = -1  # in place of an access mode: a file that is only remembered by what it was
+UNKNOWN: Final = (0, 0)  # of no file system: a file that we may not ask
 
 
 def _in_memory(fd: int) -> bool:
@@ -160,8 +161,14 @@ class FileCache:
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
             if flags & os.O_PATH:
                 raise OSError(errno.EBADF, "a descriptor opened with O_PATH")
-            dev, inode = _identity(fd)
-            if not _in_memory(fd):
+            in_memory = _in_memory(fd)
+            try:
+                dev, inode = identity(fd)
+            except PermissionError:  # a FUSE file, of ours even, that was mounted in a user namespace: it lets in who lives there
+                if in_memory:
+                    raise
+                dev, inode = UNKNOWN
+            if not in_memory:
                 # It can never be pinned, so it need not be kept: it may be an open file of our own, which nobody would then ever release.
                 kept = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                 _close_aside(fd)
@@ -218,7 +225,7 @@ class FileCache:
         del self._files[key]
 
 
-def _identity(fd: int) -> tuple[int, int]:
+def identity(fd: int) -> tuple[int, int]:
     """Device and inode of an open file. Asks nobody: fstat of a FUSE file waits for its server, which may be hostile, or ourselves."""
     status = ctypes.create_string_buffer(256)
     if _libc.statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_INO, status) != 0:

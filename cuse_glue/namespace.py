@@ -21,8 +21,9 @@ from . import libc
 from .mount import Unusable
 
 _REFUSED: Final = {
-    errno.EPERM: "it is not permitted to you: see sysctl kernel.unprivileged_userns_clone and "
-    "kernel.apparmor_restrict_unprivileged_userns, or the container's seccomp profile; or run this as root",
+    errno.EPERM: "it is not permitted to you: in a container, the seccomp profile forbids it (--security-opt seccomp=unconfined "
+    "permits it); elsewhere see sysctl kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, or run "
+    "this as root",
     errno.ENOSPC: "the limit is reached: raise sysctl user.max_user_namespaces and user.max_mnt_namespaces",
     errno.EINVAL: "the kernel lacks CONFIG_USER_NS: run this as root",
     errno.ENOSYS: "the kernel lacks CONFIG_NAMESPACES",

@@ -33,6 +33,7 @@ from .vma import Maps
 
 CACHED: Final = 256  # threads whose address space is kept although nobody needs it
 LARGE: Final = 256 * 1024  # bytes from which process_vm_* is worth its checks
+SEARCHED: Final = 256  # descriptors among which a mapped file is looked for
 FEW_PAGES: Final = 16  # up to which the entries are read at once
 PAGE_SIZE: Final = resource.getpagesize()
 
@@ -184,6 +185,26 @@ class Mm:
         if tid is None:
             raise OSError(errno.ESRCH, self.fate())
         return os.open(f"/proc/{tid}/map_files/{start:x}-{end:x}", os.O_PATH | os.O_CLOEXEC)
+
+    def descriptors(self) -> Iterator[int]:
+        """An O_PATH descriptor for each of the first SEARCHED descriptors of the process; each is closed when the next is asked for.
+
+        As with `map_file`, the answer is only as good as the thread's number, and nothing of a file system is asked.
+        """
+        tid = self._thread()
+        try:
+            names = os.listdir(f"/proc/{tid}/fd") if tid is not None else []
+        except _NOT_THERE:
+            return
+        for name in names[:SEARCHED]:
+            try:
+                fd = os.open(f"/proc/{tid}/fd/{name}", os.O_PATH | os.O_CLOEXEC)
+            except _NOT_THERE:
+                continue  # closed since
+            try:
+                yield fd
+            finally:
+                os.close(fd)
 
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK (soft, bytes) of the process now, or when it was last asked for if it has exited; None: unlimited."""

@@ -12,11 +12,11 @@ Ref: v7.3 mm/gup.c check_vma_flags, memfd_pin_folios, writable_file_mapping_allo
 
 import os
 from collections.abc import Hashable
-from errno import EFAULT, EINVAL, ENOMEM
+from errno import EFAULT, EINVAL, ENOENT, ENOMEM
 from typing import Final
 
 from .caller import Caller
-from .held_file import LOCAL, SHORT_OF_MEANS, FileCache, HeldFile
+from .held_file import LOCAL, SHORT_OF_MEANS, FileCache, HeldFile, identity
 from .origin import PAGE_SIZE, Mm, MmCache
 from .pin import InProcess, Mapped, Piece, Pin, Refused, close_all
 from .vma import Gone, Vma, vm_flags
@@ -157,7 +157,7 @@ class Source:
         file = None
         if kind in LOCAL:
             to_write = writable and vma.shared
-            file = self._files.mapped(vma.dev, vma.inode, to_write, lambda: self.mm.map_file(vma.start, vma.end))
+            file = self._files.mapped(vma.dev, vma.inode, to_write, lambda: self._open_mapped(vma, vma.shared and not brief))
         if file is None:
             self._refuse_device(vma, address)
             return InProcess(self.mm, self.trusted, vma, address, length)
@@ -177,6 +177,21 @@ class Source:
         finally:
             file.drop()
         return InProcess(self.mm, self.trusted, vma, address, length)
+
+    def _open_mapped(self, vma: Vma, search: bool) -> int:
+        """An O_PATH descriptor of the mapped file; close it. Where we lack CAP_SYS_ADMIN, `search` among the process's descriptors."""
+        try:
+            return self.mm.map_file(vma.start, vma.end)
+        except PermissionError:
+            if not search:
+                raise
+        for fd in self.mm.descriptors():
+            try:
+                if identity(fd) == (vma.dev, vma.inode):
+                    return os.dup(fd)
+            except PermissionError:
+                pass  # a FUSE file that lets only others in
+        raise FileNotFoundError(ENOENT, "no descriptor of the file that is mapped")
 
     def _mounts(self) -> bytes:
         try:

@@ -19,6 +19,8 @@ examples:
   iommud serve                                /dev/iommu for everybody on this machine (root)
   iommud serve --group kvm --mode 0660        as above, for the members of a group
   iommud serve --fuse /tmp/iommu              on another path
+
+`iommud run --help` and `iommud serve --help` list the options of each.
 """
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -43,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main() -> NoReturn:
     """The command `iommud`. Exits."""
-    arguments, unknown = _parser().parse_known_args()
+    arguments, unknown = command_line().parse_known_args()
     if unknown:
         arguments.parser.error(f"what is {' '.join(unknown)}?")
     if arguments.iommu is not None and not arguments.mock:
@@ -61,7 +63,8 @@ def main() -> NoReturn:
     sys.exit(serve(place, settings))
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """All that can be asked for; the man page and the shells' completion are held against it."""
     layout: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = argparse.ArgumentParser(
         prog="iommud",
@@ -77,15 +80,28 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="one line on stderr for each refused ioctl: who, which, errno, and the broken rule",
     )
-    shared.add_argument("--vfio", action="store_true", help="serve /dev/vfio/vfio as well, VFIO's type1 container for old programs")
-    shared.add_argument("--mock", action="store_true", help="serve the test ioctl of the kernel's selftests as well")
     shared.add_argument(
-        "--iommu",
-        choices=tuple(kinds.KINDS),
-        help="with --mock: the IOMMU that its devices stand behind (default: mock)",
+        "--vfio",
+        action="store_true",
+        help="serve /dev/vfio/vfio as well, VFIO's type1 container for programs older than IOMMUFD",
     )
     shared.add_argument(
-        "--log-level", choices=LOG_LEVELS, default="warning", help="from which level on to log (default: warning)"
+        "--mock",
+        action="store_true",
+        help="have the test ioctl of the kernel's selftests, which makes mock devices; without it there are none",
+    )
+    shared.add_argument(
+        "--iommu",
+        metavar="KIND",
+        choices=tuple(kinds.KINDS),
+        help=f"with --mock: the IOMMU that its devices stand behind: {', '.join(kinds.KINDS)} (default: {kinds.DEFAULT})",
+    )
+    shared.add_argument(
+        "--log-level",
+        metavar="LEVEL",
+        choices=LOG_LEVELS,
+        default="warning",
+        help=f"from which level on to log to stderr: {', '.join(LOG_LEVELS)} (default: warning)",
     )
 
     actions = parser.add_subparsers(dest="action", required=True, metavar="run | serve", parser_class=_Parser)
@@ -124,19 +140,19 @@ def _add_serve(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, 
         "serve",
         parents=[shared],
         help="serve /dev/iommu in the foreground",
-        description="Serve /dev/iommu in the foreground until SIGTERM or SIGINT.\n"
-        "By CUSE where there is a /dev/cuse, else by FUSE.",
+        description="Serve /dev/iommu for everybody on this machine, in the foreground, until SIGTERM or SIGINT.\n"
+        "By CUSE where there is a /dev/cuse, else by FUSE. Needs root.",
         epilog="Tells systemd when it is ready (Type=notify).",
         **layout,
     )
     parser.set_defaults(parser=parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        "--fuse", metavar="PATH", type=os.path.abspath, help="a file that is made, and is the device while this runs"
+        "--fuse", metavar="PATH", type=os.path.abspath, help="serve a file PATH, which is made, and gone afterwards"
     )
-    where.add_argument("--cuse", metavar="NAME", help="a character device /dev/NAME, made by the kernel")
-    parser.add_argument("--mode", type=_mode, default=0o660, help="permission bits, octal (default: 0660)")
-    parser.add_argument("--group", metavar="NAME", help="the group that owns it (default: the caller's)")
+    where.add_argument("--cuse", metavar="NAME", help="serve a character device /dev/NAME (the kernel needs CUSE)")
+    parser.add_argument("--mode", type=_mode, default=0o660, help="its permission bits, octal (default: 0660)")
+    parser.add_argument("--group", metavar="GROUP", help="its group, by name (default: the caller's)")
 
 
 def _mode(text: str) -> int:

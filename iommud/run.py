@@ -61,9 +61,10 @@ def run(command: list[str], settings: "Settings") -> NoReturn:
 
 def _give_devices(daemon: socket.socket, settings: "Settings") -> list[str]:
     """Make the files, mount on them, and send the daemon the connections. Returns the paths."""
-    from cuse_glue import mount, namespace
+    from cuse_glue import mount, namespace, reach
 
     try:
+        reach.check()
         namespace.enter()
         paths = [namespace.add_file(DIRECTORY, NAME)]
         if settings.vfio:

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from cuse_glue import mount
+from cuse_glue import mount, reach
 from cuse_glue.mount import Unusable
 
 from . import stderr
@@ -55,6 +55,7 @@ def serve(place: Place, settings: "Settings") -> int:
         signal.signal(number, lambda *_: sys.exit(0))
     try:
         with ExitStack() as stack:
+            reach.check()
             gid = _gid(place.group)
             if place.fuse is None and (place.cuse is not None or os.path.exists(CUSE_DEVICE)):
                 doors = _cuse_doors(stack, place.cuse or NAME, place.mode, settings.vfio)

@@ -1,10 +1,13 @@
-"""`as_nobody.py COMMAND...` as root: run it as the user nobody, on a machine that lets everybody use /dev/fuse.
+"""`as_nobody.py [--closed-fuse [--first SCRIPT]] [--hide DIRECTORY] COMMAND...` as root: run it as the user nobody, on a machine that
+lets everybody use /dev/fuse. --closed-fuse: on one that does not, but for what root does there first. --hide: DIRECTORY is empty there.
 
 What nobody is not let into (a Python below /root) is opened up in a private mount namespace; the machine stays as it is.
 """
 
+import argparse
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,23 +35,30 @@ def open_up(path: Path) -> None:
 
 def main() -> None:
     """Become nobody, then COMMAND."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--closed-fuse", action="store_true")
+    parser.add_argument("--first")
+    parser.add_argument("--hide")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
     os.umask(0)
     libc.unshare(libc.CLONE_NEWNS)
     libc.mount(None, "/", None, libc.MS_REC | MS_PRIVATE)
     for path in dict.fromkeys((Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), ROOT)):
         open_up(path)
-    if "--closed-fuse" not in sys.argv[1:2]:
-        place = "/dev/shm/iommud-test-fuse"
-        libc.mount("open", "/dev/shm", "tmpfs", 0, "mode=1777")
-        os.mknod(place, stat.S_IFCHR | 0o666, FUSE)
-        libc.mount(place, "/dev/fuse", None, libc.MS_BIND)
-    else:
-        del sys.argv[1]
+    place = "/dev/shm/iommud-test-fuse"
+    libc.mount("open", "/dev/shm", "tmpfs", 0, "mode=1777")
+    os.mknod(place, stat.S_IFCHR | (0o600 if arguments.closed_fuse else 0o666), FUSE)
+    libc.mount(place, "/dev/fuse", None, libc.MS_BIND)
+    if arguments.first:
+        subprocess.run(["sh", "-ec", arguments.first], check=True)
+    if arguments.hide:
+        libc.mount("hidden", arguments.hide, "tmpfs", 0, "mode=0755")
     os.umask(0o022)
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    os.execvp(sys.argv[1], sys.argv[1:])
+    os.execvp(arguments.command[0], arguments.command)
 
 
 if __name__ == "__main__":

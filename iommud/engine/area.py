@@ -15,6 +15,8 @@ from typing import Final
 from .pages import PAGE_SIZE, Pages
 from .span import U64_MAX
 
+PROT_READ: Final = 1 << 0
+PROT_WRITE: Final = 1 << 1
 BLOCK_LIMIT: Final = 128  # areas
 GROUP: Final = 64  # blocks
 

@@ -34,7 +34,7 @@ class Context:
         """The IOAS that VFIO's ioctls act on. ENODEV: none. Ref: v7.3 vfio_compat.c get_compat_ioas"""
         ioas = self._compat_ioas
         if ioas is None or not self.objects.has(ioas):
-            raise IoctlError(ENODEV, "there is no compat IOAS: IOMMU_VFIO_IOAS with IOMMU_VFIO_IOAS_SET, or a group, makes one")
+            raise IoctlError(ENODEV, "there is no compat IOAS: a VFIO group would bring one, here IOMMU_VFIO_IOAS_SET names one")
         return ioas
 
     def set_compat_ioas(self, ioas: Ioas | None) -> None:

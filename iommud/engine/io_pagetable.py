@@ -16,11 +16,14 @@ Ref: v7.3 io_pagetable.c
 
 from collections.abc import Generator, Hashable, Iterable, Iterator
 from errno import EADDRINUSE, EBUSY, EINVAL, ENOENT, EOVERFLOW, EPERM
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ..errors import IoctlError
+from .area import PROT_READ as PROT_READ
+from .area import PROT_WRITE as PROT_WRITE
 from .area import Area, AreaMap
 from .domain import Domain
+from .filling import fill_areas, fill_domain
 from .host import Host
 from .iova import check, choose
 from .pages import PAGE_SIZE, Pages, Slice
@@ -28,10 +31,6 @@ from .span import U64_MAX, Span, Spans
 
 if TYPE_CHECKING:
     from .access import Access
-
-PROT_WRITE: Final = 1 << 1
-PROT_READ: Final = 1 << 0
-FILL_AT_ONCE: Final = 256  # areas between which others get their turn while a page table is filled
 
 
 class IoPagetable:
@@ -64,23 +63,9 @@ class IoPagetable:
         return areas[0].iova
 
     def fill(self, areas: list[Area], slices: list[Slice]) -> None:
-        """Pin what `areas` will show, if there is a page table to show it.
-
-        EFAULT, ENOMEM: as Pages.cover. EINVAL: a page table cannot show it. Then nothing is pinned.
-        """
-        if not self.domains:
-            return
-        covered: list[tuple[Area, Pages]] = []
-        try:
-            for area, part in zip(areas, slices, strict=True):
-                part.pages.cover(self.host, area.first_index, area.last_index)
-                covered.append((area, part.pages))
-                for domain in self.domains:
-                    _check_shown(domain, area)
-        except IoctlError:
-            for area, pages in covered:
-                pages.uncover(self.host, area.first_index, area.last_index)
-            raise
+        """Pin what `areas` will show, if there is a page table to show it. Errors: fill_areas."""
+        if self.domains:
+            fill_areas(self, areas, slices)
 
     def insert(self, slices: list[Slice], length: int, iova: int | None, prot: int) -> list[Area]:
         """The first half of `map`: the areas stand, with `pages = None`. All or none.
@@ -203,6 +188,11 @@ class IoPagetable:
             start = area.last + 1
         return unmapped, start
 
+    def refuses(self, start: int, last: int) -> bool:
+        """Whether `unmap` of start..last raises at once; if so, it stopped there to tell first what it had unmapped."""
+        area = self.areas.first(start, last)
+        return area is not None and self._unmap_refusal(area, start, last) is not None
+
     @staticmethod
     def _unmap_refusal(area: Area, start: int, last: int) -> IoctlError | None:
         if area.pages is None:
@@ -247,32 +237,13 @@ class IoPagetable:
                 self.reserve(0, domain.aperture_start - 1, domain)
             if domain.aperture_last != U64_MAX:
                 self.reserve(domain.aperture_last + 1, U64_MAX, domain)
-            if not self.domains:
-                yield from self._cover_all(domain)
-            elif domain.writeable_only:
-                for area in self.areas:
-                    _check_shown(domain, area)
+            yield from fill_domain(self, domain)
         except BaseException:
             self.unreserve(domain)
             raise
         self.domains.append(domain)
         # Anew: an access may have come or gone while the page table was filled.
         self._recalculate_alignment()
-
-    def _cover_all(self, domain: Domain) -> Generator[None, None, None]:
-        done: list[tuple[Area, Pages]] = []
-        try:
-            for area in self.areas:
-                if area.pages is not None:
-                    area.pages.cover(self.host, area.first_index, area.last_index)
-                    done.append((area, area.pages))
-                    _check_shown(domain, area)
-                    if len(done) % FILL_AT_ONCE == 0:
-                        yield
-        except BaseException:
-            for area, pages in done:
-                pages.uncover(self.host, area.first_index, area.last_index)
-            raise
 
     def remove_domain(self, domain: Domain) -> None:
         """Undo `add_domain`. The last page table lets the pages go. Ref: v7.3 io_pagetable.c iopt_table_remove_domain"""
@@ -389,9 +360,3 @@ class IoPagetable:
             if area.pages is not None:
                 area.pages.put()
         self.areas.clear()
-
-
-def _check_shown(domain: Domain, area: Area) -> None:
-    # Ref: v7.3 generic_pt/fmt/vtdss.h vtdss_pt_iommu_set_prot
-    if domain.writeable_only and not area.prot & PROT_WRITE:
-        raise IoctlError(EINVAL, f"{area} was mapped without IOMMU_IOAS_MAP_WRITEABLE, which a page table of this IOAS cannot show")

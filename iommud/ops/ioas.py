@@ -127,7 +127,7 @@ async def ioas_map_file(request: Request) -> None:
         request.respond()
         return
     try:
-        file = request.origins.file(request.caller, cmd.fd, request.address)
+        file = request.origins.file(request.caller, cmd.fd)
     except OSError as error:
         raise IoctlError(EBADF, f"descriptor {cmd.fd} of the caller: {error.strerror}") from None
     file.hold()
@@ -209,8 +209,9 @@ async def unmap_range(ioas: Ioas, start: int, last: int, unmapped: Callable[[int
             break
         area = ioas.iopt.pinned_at(position)
         if area is None:
-            await leave()
-            await trio.lowlevel.checkpoint()
+            if not ioas.iopt.refuses(position, last):  # there are more than are unmapped at once
+                await leave()
+                await trio.lowlevel.checkpoint()
             continue
         tries = tries + 1 if area is asked else 1
         asked = area

@@ -36,6 +36,7 @@ _WRITE: Final = const("VFIO_DMA_MAP_FLAG_WRITE")
 _ALL: Final = const("VFIO_DMA_UNMAP_FLAG_ALL")
 _CAP: Final = Struct("<HHI")  # struct vfio_info_cap_header
 _RANGE: Final = Struct("<QQ")  # struct vfio_iova_range
+_AVAIL_SIZE: Final = struct_size("vfio_iommu_type1_info_dma_avail")
 _IOVA_CAP_SIZE: Final = struct_size("vfio_iommu_type1_info_cap_iova_range")
 _NEXT: Final = fields("vfio_info_cap_header")["next"].offset
 _INFO_SIZE: Final = struct_size("vfio_iommu_type1_info")
@@ -126,7 +127,8 @@ _PLAIN: Final[Mapping[str, Callable[[Context, Caller, int], int]]] = {
 
 
 async def _map_dma(request: Request) -> None:
-    """As IOAS_MAP at a fixed IOVA, but neither readable nor writeable will do. EINVAL: unknown flags. ENODEV: no compat IOAS."""
+    """As IOAS_MAP at a fixed IOVA, but neither readable nor writeable will do until a page table has to show it. EINVAL: unknown flags.
+    ENODEV: no compat IOAS."""
     cmd = request.cmd
     if cmd.flags & ~(_READ | _WRITE):
         raise IoctlError(EINVAL, f"flags {cmd.flags:#x} has the unknown bits {cmd.flags & ~(_READ | _WRITE):#x}")
@@ -188,19 +190,26 @@ async def _iommu_get_info(request: Request) -> None:
     """
     info, base, room = request.cmd, request.address, request.cmd.argsz
     ioas = request.context.compat_ioas()
-    await request.settle(base, min(room, PAGE_SIZE))
+    most = _INFO_SIZE + _aligned(_AVAIL_SIZE) + _IOVA_CAP_SIZE + (len(ioas.iopt.reserved) + 1) * _RANGE.size
+    with request.context.objects.using(ioas, request):
+        await request.settle(base, min(room, most))
     total, previous = _INFO_SIZE, 0
     for fill in _fill_dma_avail, _fill_iova_ranges:
         size = fill(request, ioas, base + total, max(room - total, 0))
         if previous and room >= total:
             request.write(base + previous + _NEXT, total.to_bytes(4, "little"), "a capability")
         previous = total
-        total += -(-size // 8) * 8
+        total += _aligned(size)
     info.flags = const("VFIO_IOMMU_INFO_PGSIZES") | const("VFIO_IOMMU_INFO_CAPS")
     info.iova_pgsizes = _page_sizes(ioas)
     info.cap_offset = _INFO_SIZE if room >= total else 0
     info.argsz = total
     request.write(base, codec.encode(info, min(room, _INFO_SIZE)), "the struct")
+
+
+def _aligned(size: int) -> int:
+    """To where the next capability begins (bytes)."""
+    return size + 7 & ~7
 
 
 def _page_sizes(ioas: Ioas) -> int:

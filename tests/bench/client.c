@@ -17,6 +17,7 @@
 #include "client.h"
 
 #include <fcntl.h>
+#include <linux/vfio.h>
 #include <sys/mman.h>
 
 #define PAGE 4096ULL
@@ -74,6 +75,26 @@ static void map_chosen(struct target *t)
 	unmap(t, map(t, 0, MAX_AREAS, 0));
 }
 
+/* map_fixed in VFIO's words, on an empty IOAS. */
+static void vfio_map(struct target *t)
+{
+	struct vfio_iommu_type1_dma_map map = {
+		.argsz = sizeof(map),
+		.flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
+		.vaddr = memory + MAX_AREAS * PAGE,
+		.iova = HOLES_BASE + PAGE,
+		.size = PAGE,
+	};
+	struct vfio_iommu_type1_dma_unmap unmap = {
+		.argsz = sizeof(unmap),
+		.iova = map.iova,
+		.size = PAGE,
+	};
+
+	if (ioctl(t->fd, VFIO_IOMMU_MAP_DMA, &map) || ioctl(t->fd, VFIO_IOMMU_UNMAP_DMA, &unmap))
+		die("VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA");
+}
+
 static void iova_ranges(struct target *t)
 {
 	struct iommu_ioas_iova_ranges cmd = {
@@ -95,6 +116,7 @@ static const struct {
 	{ "map_fixed", map_fixed },
 	{ "map_chosen", map_chosen },
 	{ "iova_ranges", iova_ranges },
+	{ "vfio_map", vfio_map },
 };
 
 static __u64 batch(struct target *t, const char *name, __u64 n)
@@ -141,6 +163,19 @@ static __u64 build(struct target *t, __u64 total)
 	return longest;
 }
 
+/* VFIO's ioctls act on the target's IOAS, too. */
+static void set_compat(struct target *t)
+{
+	struct iommu_vfio_ioas cmd = {
+		.size = sizeof(cmd),
+		.ioas_id = t->ioas,
+		.op = IOMMU_VFIO_IOAS_SET,
+	};
+
+	if (ioctl(t->fd, IOMMU_VFIO_IOAS, &cmd))
+		die("VFIO_IOAS");
+}
+
 int main(int argc, char **argv)
 {
 	static struct target targets[MAX_TARGETS];
@@ -163,6 +198,7 @@ int main(int argc, char **argv)
 		if (targets[k - 1].fd < 0)
 			die(argv[k]);
 		targets[k - 1].ioas = ioas_alloc(targets[k - 1].fd);
+		set_compat(&targets[k - 1]);
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	while (scanf("%15s %u", verb, &i) == 2 && i < (unsigned int)argc - 1) {

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fuse_lowlevel.h>
 #include <linux/iommufd.h>
+#include <linux/vfio.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -29,6 +30,9 @@ union any {
 	struct iommu_ioas_iova_ranges ranges;
 	struct iommu_ioas_map map;
 	struct iommu_ioas_unmap unmap;
+	struct iommu_vfio_ioas vfio_ioas;
+	struct vfio_iommu_type1_dma_map vfio_map;
+	struct vfio_iommu_type1_dma_unmap vfio_unmap;
 };
 
 /* Bytes of the command's struct, 0 when the benchmark does not use it. */
@@ -45,6 +49,12 @@ static size_t size_of(unsigned int cmd)
 		return sizeof(struct iommu_ioas_map);
 	case IOMMU_IOAS_UNMAP:
 		return sizeof(struct iommu_ioas_unmap);
+	case IOMMU_VFIO_IOAS:
+		return sizeof(struct iommu_vfio_ioas);
+	case VFIO_IOMMU_MAP_DMA:
+		return sizeof(struct vfio_iommu_type1_dma_map);
+	case VFIO_IOMMU_UNMAP_DMA:
+		return sizeof(struct vfio_iommu_type1_dma_unmap);
 	default:
 		return 0;
 	}

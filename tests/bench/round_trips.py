@@ -17,6 +17,7 @@ WORKLOADS = {  # the name in the table: the name in client.c
     "MAP+UNMAP 4 KiB, fixed IOVA": "map_fixed",
     "MAP+UNMAP 4 KiB, chosen IOVA": "map_chosen",
     "IOVA_RANGES": "iova_ranges",
+    "VFIO's MAP_DMA+UNMAP_DMA 4 KiB": "vfio_map",
 }
 ON_STANDING = {name: workload for name, workload in WORKLOADS.items() if workload.startswith("map_")}
 BYTES_PER_AREA = "memory of a standing area"

@@ -1,11 +1,13 @@
 """The command line itself."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 from iommud import __version__
+from tests.house.options import commands
 from tests.support import IOMMUD, PATIENCE
 
 
@@ -79,3 +81,9 @@ def test_nothing_heavy_is_loaded_for_a_word() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_the_usage_of_run_is_written_by_hand_and_whole() -> None:
+    [command] = [command for command in commands() if command.name == "run"]
+    usage, _ = run("run", "--help").stdout.split("\n", 1)
+    assert set(command.flags) - {"-h", "--help"} == set(re.findall(r"--[\w-]+", usage))

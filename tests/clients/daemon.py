@@ -8,7 +8,6 @@ from pathlib import Path
 from cuse_glue import libc
 from tests.support import IOMMUD, PATIENCE, mounts_at, wait_for_input
 
-
 # What is freed goes back to the system at once, or what stays of large copies hides what is lost.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 

@@ -10,19 +10,18 @@
 
 #define PATIENCE_MS 20000
 
-/* A page that is not there until somebody fills it; the descriptor that tells when it is wanted. */
-static inline int slow_page(void **where)
+/* New pages, of which the last is not there until somebody fills it; a descriptor tells when. */
+static inline int slow_pages(size_t count, void **where)
 {
 	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register range;
+	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK); /* Else poll() tells nothing. */
 
 	NEED(uffd >= 0 && ioctl(uffd, UFFDIO_API, &api) == 0);
-	*where = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	range = (struct uffdio_register){
-		.range = { .start = (uintptr_t)*where, .len = PAGE },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
+	*where = mmap(NULL, count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		      0);
+	range.range.start = (uintptr_t)*where + (count - 1) * PAGE;
+	range.range.len = PAGE;
 	NEED(ioctl(uffd, UFFDIO_REGISTER, &range) == 0);
 	return uffd;
 }
@@ -36,7 +35,7 @@ static inline void wait_wanted(int uffd)
 	NEED(read(uffd, &message, sizeof(message)) == sizeof(message));
 }
 
-/* The page comes, and begins with this. */
+/* The page at `where` comes, and begins with this. */
 static inline void fill_page(int uffd, void *where, const void *data, size_t size)
 {
 	char *content = aligned_alloc(PAGE, PAGE);

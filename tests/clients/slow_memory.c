@@ -5,11 +5,11 @@
  * kill does.
  */
 #include "slow.h"
+#include "vfio.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <sys/wait.h>
 
 static atomic_int handled;
 
@@ -21,18 +21,19 @@ static void on_signal(int number)
 
 struct slow {
 	int fd;
-	struct iommu_ioas_alloc *cmd;
+	unsigned long number;
+	void *cmd;
 	int result;
 	int error;
 	atomic_int done;
 };
 
-static void *allocate(void *arg)
+static void *make_call(void *arg)
 {
 	struct slow *slow = arg;
 
 	errno = 0;
-	slow->result = ioctl(slow->fd, IOMMU_IOAS_ALLOC, slow->cmd);
+	slow->result = ioctl(slow->fd, slow->number, slow->cmd);
 	slow->error = errno;
 	slow->done = 1;
 	return NULL;
@@ -43,14 +44,14 @@ static void slow_but_right(void)
 	struct iommu_ioas_alloc good = { .size = sizeof(good) };
 	struct sigaction action = { .sa_handler = on_signal };
 	struct iommu_ioas_alloc other = { .size = sizeof(other) };
-	struct slow slow = { .fd = open_iommu() };
+	struct slow slow = { .fd = open_iommu(), .number = IOMMU_IOAS_ALLOC };
 	pthread_t thread;
 	void *where;
-	int uffd = slow_page(&where);
+	int uffd = slow_pages(1, &where);
 
 	sigaction(SIGUSR1, &action, NULL);
 	slow.cmd = where;
-	pthread_create(&thread, NULL, allocate, &slow);
+	pthread_create(&thread, NULL, make_call, &slow);
 	wait_wanted(uffd);
 	CHECK_TRUE(!slow.done, "the ioctl waits for its struct");
 	CHECK_TRUE(!ioctl(slow.fd, IOMMU_IOAS_ALLOC, &other), "another ioctl of the same file does not");
@@ -61,7 +62,41 @@ static void slow_but_right(void)
 	pthread_join(thread, NULL);
 	CHECK_TRUE(slow.result == 0 && slow.error == 0, "a signal does not end it (errno %d)", slow.error);
 	CHECK_TRUE(handled == 1, "the signal was handled");
-	CHECK_TRUE(slow.cmd->out_ioas_id != 0, "it has its answer");
+	CHECK_TRUE(((struct iommu_ioas_alloc *)where)->out_ioas_id != 0, "it has its answer");
+	close(slow.fd);
+	close(uffd);
+}
+
+/* An ioctl whose struct is there, and what it writes besides is slow: its IOAS is in use meanwhile. */
+static void slow_room(unsigned long number)
+{
+	struct slow slow = { .fd = open_iommu(), .number = number };
+	struct iommu_ioas_iova_ranges ranges = { .size = sizeof(ranges), .num_iovas = 1 };
+	struct vfio_iommu_type1_info *info;
+	uint32_t ioas = new_ioas(slow.fd);
+	pthread_t thread;
+	void *where;
+	int uffd = slow_pages(2, &where);
+
+	NEED(uffd >= 0 && set_compat(slow.fd, ioas) == 0);
+	info = (void *)((char *)where + PAGE - sizeof(*info));
+	*info = (struct vfio_iommu_type1_info){ .argsz = 256 };
+	ranges.ioas_id = ioas;
+	ranges.allowed_iovas = (uintptr_t)(info + 1);
+	slow.cmd = number == VFIO_IOMMU_GET_INFO ? (void *)info : &ranges;
+	pthread_create(&thread, NULL, make_call, &slow);
+	wait_wanted(uffd);
+	CHECK_TRUE(!slow.done, "the ioctl waits for the room that it was given");
+	CHECK_OK(destroy(slow.fd, new_ioas(slow.fd)), "another ioctl of the same file does not");
+	CHECK_ERR(EBUSY, destroy(slow.fd, ioas), "its IOAS is in use");
+	fill_page(uffd, info + 1, "", 1);
+	pthread_join(thread, NULL);
+	CHECK_OK(slow.result, "then it has its answer");
+	if (number == VFIO_IOMMU_GET_INFO)
+		CHECK_EQ(info->cap_offset, sizeof(*info), "with the capabilities");
+	else
+		CHECK_EQ(((struct iommu_iova_range *)(info + 1))->last, U64_MAX, "with the ranges");
+	CHECK_OK(destroy(slow.fd, ioas), "and its IOAS can go");
 	close(slow.fd);
 	close(uffd);
 }
@@ -76,13 +111,13 @@ static void killed_while_it_waits(void)
 		exit(3);
 	child = fork();
 	if (!child) {
-		struct slow slow = { .fd = open_iommu() };
+		struct slow slow = { .fd = open_iommu(), .number = IOMMU_IOAS_ALLOC };
 		pthread_t thread;
 		void *where;
-		int uffd = slow_page(&where);
+		int uffd = slow_pages(1, &where);
 
 		slow.cmd = where;
-		pthread_create(&thread, NULL, allocate, &slow);
+		pthread_create(&thread, NULL, make_call, &slow);
 		wait_wanted(uffd);
 		if (write(ends[1], "", 1) != 1)
 			_exit(3);
@@ -101,6 +136,8 @@ int main(void)
 
 	checks_begin();
 	slow_but_right();
+	slow_room(VFIO_IOMMU_GET_INFO);
+	slow_room(IOMMU_IOAS_IOVA_RANGES);
 	killed_while_it_waits();
 	fd = open_iommu();
 	CHECK_TRUE(!ioctl(fd, IOMMU_IOAS_ALLOC, &after), "the next client is served");

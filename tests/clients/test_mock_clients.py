@@ -12,7 +12,7 @@ import pytest
 
 from tests.clients.build import SOURCES, build
 from tests.clients.test_clients import USER_NAMESPACE, judge, to_set_rlimit_mode
-from tests.support import AS_NOBODY, IOMMUD
+from tests.support import IOMMUD
 
 RUN = [IOMMUD, "run", "--mock", "--"]
 CLIENTS = sorted({path.stem for path in (SOURCES / "mock").glob("*.c")} - {"type1"})  # test_vfio_clients.py
@@ -58,10 +58,3 @@ def test_in_a_user_namespace(name: str, inside: bool) -> None:
         pytest.skip("no user namespaces here")
     command = [*USER_NAMESPACE, *RUN] if inside else [*RUN, *USER_NAMESPACE]
     judge([*command, build(f"mock/{name}")])
-
-
-@pytest.mark.usefixtures("root")
-@pytest.mark.parametrize("name", ["descriptor", "access_pages", "accounting", "device", "page_table", "unmap"])
-def test_without_any_privilege(name: str) -> None:
-    """The others want shared memory that is held, which takes CAP_SYS_ADMIN."""
-    judge([*AS_NOBODY, *RUN, build(f"mock/{name}")])

@@ -1,18 +1,21 @@
 """A userspace driver of VFIO's type1 starts up, on /dev/vfio/vfio and on /dev/iommu. The same program passes on Linux 7.3's own."""
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.clients.build import build
+from tests.clients.build import SOURCES, build
 from tests.clients.daemon import Daemon
-from tests.clients.test_clients import judge
-from tests.support import AS_NOBODY, IOMMUD, PATIENCE
+from tests.clients.test_clients import judge, last_line
+from tests.support import AS_NOBODY, IOMMUD, PATIENCE, ROOT
 
 RUN = [IOMMUD, "run", "--mock", "--vfio", "--"]
 # What it was told by Linux, once for each kind of container.
 LINUX_SAID = 2 * ["# page sizes 0x1ffffff000", "# IOVAs 0x1000000 to 0x7fffffff"]
+# What the calls of `fuzz_vfio N 20000` were answered by Linux 7.3, as a checksum over all errnos and all values written back.
+LINUX_ANSWERS = {1: "72a23453bb805385", 2: "186c8ab636f5a790", 3: "ca6cfcb1e4ad179b"}
 
 
 def test_on_vfios_own_path() -> None:
@@ -47,3 +50,23 @@ def test_beside_a_served_device(open_directory: Path, connections: Path) -> None
         judge([build("mock/type1"), str(path)])
         daemon.stop()
     assert not vfio.parent.exists()
+
+
+@pytest.mark.parametrize("seed", LINUX_ANSWERS)
+def test_random_calls_are_answered_as_by_linux(seed: int) -> None:
+    """The container's ioctls among IOMMUFD's own, with devices and accesses that come and go."""
+    assert last_line(IOMMUD, "run", "--mock", "--", build("fuzz_vfio"), str(seed), "20000") == f"checksum {LINUX_ANSWERS[seed]}"
+
+
+def test_each_line_of_the_docs_is_shown() -> None:
+    """By a C program, or a function of it, that is there; or by a file that is linked to."""
+    rows = [line.rstrip(" |").rsplit(" | ", 1)[1] for line in (ROOT / "docs" / "vfio.md").read_text().splitlines() if line.startswith("| ")]
+    assert rows.pop(0) == "shown by"
+    assert len(rows) > 15
+    for shown in "; ".join(rows).split("; "):
+        if link := re.fullmatch(r"\[\w+\.py\]\((.+)\)", shown):
+            assert (ROOT / "docs" / link[1]).is_file()
+            continue
+        name, *functions = shown.replace("`", "").split(", ")
+        text = (SOURCES / f"{name}.c").read_text()
+        assert not [function for function in functions if not re.search(rf"^\w[\w *]*\b{function}\(", text, re.MULTILINE)], shown

@@ -6,7 +6,7 @@
 #include "vfio.h"
 
 #define BOTH (VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE)
-#define KINDS_END 16
+#define EXTENSIONS 24
 
 static int fd;
 
@@ -20,7 +20,7 @@ static void questions(void)
 	CHECK_EQ((uint64_t)ask(fd, VFIO_GET_API_VERSION, 77), VFIO_API_VERSION,
 		 "the argument is not looked at");
 	CHECK_ERR(ENODEV, ask(fd, VFIO_CHECK_EXTENSION, VFIO_DMA_CC_IOMMU), "CC without an IOAS");
-	for (i = 0; i < KINDS_END; i++) {
+	for (i = 0; i < EXTENSIONS; i++) {
 		if (i == VFIO_DMA_CC_IOMMU)
 			continue;
 		for (j = 0; j < ARRAY_LEN(there) && there[j] != i; j++)
@@ -49,9 +49,12 @@ static void nothing_to_act_on(void)
 	CHECK_ERR(ENODEV, map_dma(fd, 0, 0, 0, 0), "nobody asks for the size before");
 	CHECK_ERR(ENODEV, unmap_dma(fd, 0, &size, 0), "unmap");
 	CHECK_EQ(size, PAGE, "size is as it was");
+	CHECK_ERR(ENODEV, unmap_dma(fd, 0, &size, VFIO_DMA_UNMAP_FLAG_ALL),
+		  "nor that all goes with no size");
 	CHECK_ERR(ENODEV, compat(fd, IOMMU_VFIO_IOAS_GET, &id), "VFIO_IOAS GET");
 	CHECK_OK(compat(fd, IOMMU_VFIO_IOAS_CLEAR, &id), "VFIO_IOAS CLEAR");
 	CHECK_ERR(ENOENT, compat(fd, IOMMU_VFIO_IOAS_SET, &id), "SET to what is not there");
+	CHECK_ERR(ENOENT, set_compat(fd, 0), "SET to 0");
 	CHECK_ERR(EOPNOTSUPP, compat(fd, 3, &id), "an unknown op");
 }
 
@@ -96,9 +99,13 @@ static void structs(int error)
 static void compat_ioas(void)
 {
 	struct iommu_vfio_ioas reserved = { .size = sizeof(reserved), .__reserved = 1 };
+	struct iommu_vfio_ioas get = { .size = sizeof(get), .op = IOMMU_VFIO_IOAS_GET }, set = get;
 	uint32_t first = new_ioas(fd), second = new_ioas(fd), id = 0;
 
-	CHECK_OK(set_compat(fd, first), "SET");
+	set.op = IOMMU_VFIO_IOAS_SET;
+	set.ioas_id = first;
+	CHECK_OK(call(fd, IOMMU_VFIO_IOAS, read_only(&set, sizeof(set))), "SET, which tells nothing");
+	CHECK_ERR(EFAULT, call(fd, IOMMU_VFIO_IOAS, read_only(&get, sizeof(get))), "GET tells the ID");
 	CHECK_OK(compat(fd, IOMMU_VFIO_IOAS_GET, &id), "GET");
 	CHECK_EQ(id, first, "what was set");
 	CHECK_OK(set_compat(fd, second), "SET to another");
@@ -140,6 +147,7 @@ static void mappings(void)
 	CHECK_ERR(EINVAL, unmap_dma(fd, 16 * PAGE, &size, 0), "no size");
 	size = U64_MAX;
 	CHECK_ERR(EOVERFLOW, unmap_dma(fd, 16 * PAGE, &size, 0), "beyond the end");
+	CHECK_EQ(size, 0, "which is told, too");
 	size = PAGE;
 	CHECK_OK(unmap_dma(fd, 64 * PAGE, &size, 0), "where nothing is");
 	CHECK_EQ(size, 0, "nothing was unmapped");
@@ -149,6 +157,7 @@ static void mappings(void)
 	CHECK_EQ(size, PAGE, "the whole one is gone");
 	size = PAGE;
 	CHECK_ERR(EINVAL, unmap_dma(fd, 0, &size, VFIO_DMA_UNMAP_FLAG_ALL), "all, and a size");
+	CHECK_EQ(size, PAGE, "size is as it was");
 	size = 0;
 	CHECK_ERR(EINVAL, unmap_dma(fd, PAGE, &size, VFIO_DMA_UNMAP_FLAG_ALL), "all, and an IOVA");
 	CHECK_OK(unmap_dma(fd, 0, &size, VFIO_DMA_UNMAP_FLAG_ALL), "all");
@@ -162,8 +171,26 @@ static void mappings(void)
 
 		CHECK_ERR(EFAULT, call(fd, VFIO_IOMMU_UNMAP_DMA, read_only(&cmd, UNMAP_SIZE)),
 			  "nowhere to tell the size");
+		cmd.size = 0;
+		CHECK_ERR(EFAULT, call(fd, VFIO_IOMMU_UNMAP_DMA, read_only(&cmd, UNMAP_SIZE)),
+			  "nor that it was none");
 	}
 	CHECK_EQ(unmap_all(fd, id), 0, "but it was unmapped");
+}
+
+/* The cuts come before anybody looks at the range, and stay when it is refused. */
+static void cut_and_refused(uint32_t id, uint64_t va)
+{
+	uint64_t size = 0;
+
+	CHECK_OK(map_dma(fd, va, 0, 8 * PAGE, BOTH), "eight pages");
+	CHECK_ERR(EINVAL, unmap_dma(fd, 2 * PAGE, &size, 0), "no size, but a cut below page 2");
+	CHECK_OK(unmap_at(fd, id, 0, 2 * PAGE), "so there is an area of two pages");
+	size = U64_MAX - 12 * PAGE + 1;
+	CHECK_ERR(EOVERFLOW, unmap_dma(fd, 16 * PAGE, &size, 0), "a last IOVA that wraps");
+	CHECK_EQ(size, 0, "nothing was unmapped");
+	CHECK_OK(unmap_at(fd, id, 2 * PAGE, 2 * PAGE), "but cut where it came out");
+	CHECK_EQ(unmap_all(fd, id), 4 * PAGE, "the rest");
 }
 
 /* TYPE1 of old unmaps the middle of what was mapped. */
@@ -203,6 +230,7 @@ static void first_version(void)
 		CHECK_OK(unmap_dma(fd, i * PAGE, &size, 0), "page %u", i);
 	}
 	CHECK_EQ(unmap_all(fd, id), PAGE, "page 1 is left");
+	cut_and_refused(id, va);
 }
 
 static void info(void)
@@ -235,7 +263,11 @@ static void info(void)
 	CHECK_EQ(all.avail.header.version, 1, "its version");
 	CHECK_EQ(all.ranges.header.id, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, "the second");
 	CHECK_EQ(all.ranges.header.next, 0, "is the last");
+	all.info.argsz = UINT32_MAX;
+	CHECK_OK(call(fd, VFIO_IOMMU_GET_INFO, &all), "room for more than there is");
+	CHECK_EQ(all.info.argsz, whole, "what all of it takes");
 	all.info.argsz = 16;
+	CHECK_OK(call(fd, VFIO_IOMMU_GET_INFO, at_edge(&all, 16)), "the oldest struct and no more");
 	CHECK_ERR(EFAULT, call(fd, VFIO_IOMMU_GET_INFO, read_only(&all, 16)), "nowhere to write");
 	all.info.argsz = sizeof(all);
 	CHECK_ERR(EFAULT, call(fd, VFIO_IOMMU_GET_INFO, at_edge(&all, 24)), "room that is not there");

@@ -13,7 +13,7 @@ from iommud.ops.ioas import UNMAP_TRIES
 from tests.support import PATIENCE
 
 from .fakes import P, copy, errno_of, map_, unmap_range
-from .world import World
+from .world import World, at_rest
 
 
 async def refusal(call) -> int:  # type: ignore[no-untyped-def]
@@ -210,6 +210,15 @@ async def test_unmap_of_part_of_a_pinned_area_asks_nobody(world: World) -> None:
     assert await refusal(unmap_range(ioas, 0, P - 1)) == ENOENT
     assert user.asked == []
     assert world.snapshot() == before
+
+
+def test_unmap_that_ends_at_part_of_an_area_makes_nobody_wait(world: World) -> None:
+    """What came before is unmapped, and counts; the refusal comes in the same turn."""
+    ioas, origin = world.ioas(), world.origin()
+    map_(ioas, origin, 0, P, 0)
+    map_(ioas, origin, 0, 2 * P, P)
+    assert errno_of(lambda: at_rest(unmap_range(ioas, 0, 2 * P - 1))) == ENOENT
+    assert [area.iova for area in ioas.iopt.areas] == [P]
 
 
 async def test_a_copied_area_is_no_reason_to_let_go(world: World) -> None:

@@ -6,7 +6,8 @@ from errno import EFAULT, ENOENT, EPERM
 import pytest
 
 from iommud.engine.device import Device
-from iommud.engine.io_pagetable import FILL_AT_ONCE, PROT_READ, PROT_WRITE
+from iommud.engine.filling import FILL_AT_ONCE
+from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
 from iommud.engine.span import U64_MAX
 
 from .fakes import (

@@ -1,6 +1,7 @@
 """When `iommud run` cannot: an exit status that is not the program's, and a sentence that says what is missing."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,30 @@ def test_no_user_namespaces() -> None:
     assert status == 125
     assert "a private mount namespace cannot be made" in sentence
     assert "user.max_user_namespaces" in sentence
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ("process_vm_readv", "the memory of programs cannot be read (process_vm_readv: Operation not permitted)"),
+        ("pidfd_getfd", "the descriptors of programs cannot be fetched (pidfd_getfd: Operation not permitted)"),
+        ("unshare", "a private mount namespace cannot be made"),
+        ("mount", "a private mount namespace cannot be made"),
+    ],
+)
+def test_a_profile_forbids_a_call(call: str, sentence: str) -> None:
+    """Nothing runs half: with these two forbidden, each ioctl would fail, and nobody would know why."""
+    forbidden = [sys.executable, str(Path(__file__).with_name("without_call.py")), call]
+    status, said = refusal([*forbidden, *RUN, "true"])
+    assert status == 125
+    assert said.startswith(f"iommud: {sentence}")
+    assert "--security-opt seccomp=unconfined" in said
+
+
+@pytest.mark.usefixtures("root")
+def test_serve_asks_as_well(tmp_path: Path) -> None:
+    forbidden = [sys.executable, str(Path(__file__).with_name("without_call.py")), "process_vm_readv"]
+    status, said = refusal([*forbidden, IOMMUD, "serve", "--fuse", str(tmp_path / "iommu")])
+    assert status == 1
+    assert said.startswith("iommud: the memory of programs cannot be read")
+    assert not (tmp_path / "iommu").exists()

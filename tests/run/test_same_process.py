@@ -1,7 +1,6 @@
 """`iommud run` hands the user's process on as it found it: everything that a program can see of itself is as without it."""
 
 import os
-import pty
 import re
 import resource
 import signal
@@ -10,7 +9,8 @@ import tempfile
 
 import pytest
 
-from tests.support import IOMMUD, PATIENCE, wait_for_end, wait_for_input
+from tests.support import IOMMUD, PATIENCE
+from tests.terminal import Terminal
 
 RUN = [IOMMUD, "run", "--"]
 
@@ -138,35 +138,10 @@ def test_a_pipeline_ends_with_the_program() -> None:
     assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
 
 
-class Terminal:
-    """A shell script as the leader of the session of a terminal of its own."""
-
-    def __init__(self, script: str) -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            try:
-                os.execvp("bash", ["bash", "-c", script])
-            finally:
-                os._exit(99)
-
-    def read_until(self, text: bytes) -> bytes:
-        seen = b""
-        while text not in seen:
-            wait_for_input(self.fd, f"{text!r} after {seen!r}")
-            seen += os.read(self.fd, 4096)  # EIO: everybody has closed the terminal
-        return seen
-
-    def status(self) -> int:
-        """The script's wait status."""
-        wait_for_end(self.pid)
-        os.close(self.fd)
-        return os.waitpid(self.pid, 0)[1]
-
-
 def test_terminal_and_interrupt_key() -> None:
-    terminal = Terminal(f"exec {' '.join(RUN)} sh -c 'tty; stty -g >/dev/null && echo ready; exec cat'")
+    terminal = Terminal([*RUN, "sh", "-c", "tty; stty -g >/dev/null && echo ready; exec cat"])
     assert b"/dev/pts/" in terminal.read_until(b"ready")
-    os.write(terminal.fd, b"\x03")
+    terminal.type("\x03")
     status = terminal.status()
     assert os.WIFSIGNALED(status)
     assert os.WTERMSIG(status) == signal.SIGINT
@@ -174,10 +149,10 @@ def test_terminal_and_interrupt_key() -> None:
 
 def test_job_control() -> None:
     job = f"{' '.join(RUN)} sh -c 'echo ready; read line; echo got $line; exit 5'"
-    terminal = Terminal(f"set -m; {job}; echo stopped by $(($? - 128)); fg")
+    terminal = Terminal(["bash", "-c", f"set -m; {job}; echo stopped by $(($? - 128)); fg"])
     terminal.read_until(b"ready")
-    os.write(terminal.fd, b"\x1a")
+    terminal.type("\x1a")
     terminal.read_until(f"stopped by {int(signal.SIGTSTP)}".encode())
-    os.write(terminal.fd, b"on\n")
+    terminal.type("on\n")
     terminal.read_until(b"got on")
     assert os.waitstatus_to_exitcode(terminal.status()) == 5

@@ -84,13 +84,45 @@ def test_a_loss_on_an_old_kernel(client: Client, source: Source) -> None:
     pin.close()
 
 
+def not_permitted(mm: Mm, start: int, end: int) -> int:
+    raise PermissionError(errno.EPERM, "no CAP_SYS_ADMIN")
+
+
+def test_shared_memory_that_is_found_among_the_descriptors(
+    client: Client, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is mapped may not be opened by its mapping; the process has it open as well."""
+    monkeypatch.setattr(Mm, "map_file", not_permitted)
+    client.do("others = [memfd(PAGE) for _ in range(20)]")
+    client.do("fd = memfd(4 * PAGE)")
+    at = client.do("map_(4 * PAGE, R | W, SHARED, fd)")
+    pin = source.pin(at, 4 * PAGE, True)
+    client.do(f"poke({at}, b'old')")
+    client.do(f"unmap({at}, 4 * PAGE)")
+    assert read(pin, 0, 3) == b"old"
+    pin.write_from(0, memoryview(b"new"))
+    assert client.do("os.pread(fd, 3, 0)") == b"new"
+    pin.close()
+
+
+def test_it_is_searched_for_among_so_many_descriptors(
+    client: Client, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Mm, "map_file", not_permitted)
+    monkeypatch.setattr("cuse_glue.origin.SEARCHED", 20)
+    client.do("others = [memfd(PAGE) for _ in range(20)]")
+    at = client.do("map_(4 * PAGE, R | W, SHARED, memfd(4 * PAGE))")
+    pin = source.pin(at, 4 * PAGE, True)
+    client.do(f"unmap({at}, 4 * PAGE)")
+    with pytest.raises(Refused, match="has unmapped"):
+        read(pin, 0, PAGE)
+    pin.close()
+
+
 def test_shared_memory_that_may_not_be_opened(client: Client, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is reached in the process, and lost like private memory."""
-
-    def map_file(mm: Mm, start: int, end: int) -> int:
-        raise PermissionError(errno.EPERM, "no CAP_SYS_ADMIN")
-
-    monkeypatch.setattr(Mm, "map_file", map_file)
+    monkeypatch.setattr(Mm, "map_file", not_permitted)
+    monkeypatch.setattr(Mm, "descriptors", lambda mm: iter(()))
     client.do("fd = memfd(4 * PAGE)")
     at, other = client.do("map_(4 * PAGE, R | W, SHARED, fd)"), client.do("map_(4 * PAGE, R | W, SHARED, fd)")
     pin = source.pin(at, 4 * PAGE, True)
@@ -118,7 +150,7 @@ assert os.geteuid() != 0
 client, sources = Client(), Sources()
 source = sources.address_space(client.caller())
 source.hold()
-for text in "anonymous(R | W)", "map_(4 * PAGE, R | W, SHARED, memfd(4 * PAGE))":
+for text in "anonymous(R | W)", "map_(4 * PAGE, R | W, SHARED, memfd(4 * PAGE))", "anonymous(R | W, SHARED)":
     at = client.do(text)
     pin = source.pin(at, 4 * PAGE, True)
     pin.write_from(PAGE - 3, memoryview(b"nobody"))
@@ -126,6 +158,7 @@ for text in "anonymous(R | W)", "map_(4 * PAGE, R | W, SHARED, memfd(4 * PAGE))"
     client.do(f"unmap({{at}}, PAGE)")
     try:
         pin.read_into(0, memoryview(bytearray(2 * PAGE)))
+        print("held")
     except Refused as refused:
         print(refused.why.replace(str(client.pid), "N").replace(hex(at), "AT"))
     pin.close()
@@ -147,7 +180,7 @@ def test_as_nobody() -> None:
     command = [*AS_NOBODY, sys.executable, "-c", UNPRIVILEGED.format(root=str(ROOT))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lost = "process N has unmapped the memory at AT"
-    assert done.stdout.splitlines() == ["b'nobody'", lost, "b'nobody'", lost, "end"], done.stderr
+    assert done.stdout.splitlines() == ["b'nobody'", lost, "b'nobody'", "held", "b'nobody'", lost, "end"], done.stderr
 
 
 def test_a_file_system_that_could_make_us_wait(client: Client, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,11 +51,11 @@ static void ranges(void)
 						.num_iovas = 1 };
 	struct iommu_iova_range range = { PAGE, 2 * PAGE };
 	void *page;
-	int uffd = slow_page(&page);
+	int uffd = slow_pages(1, &page);
 
 	list.allowed_iovas = (uintptr_t)page;
 	busy("IOAS_IOVA_RANGES", IOMMU_IOAS_IOVA_RANGES, &list, list.ioas_id, uffd, page, "", 0);
-	uffd = slow_page(&page);
+	uffd = slow_pages(1, &page);
 	allow.allowed_iovas = (uintptr_t)page;
 	busy("IOAS_ALLOW_IOVAS", IOMMU_IOAS_ALLOW_IOVAS, &allow, list.ioas_id, uffd, page, &range,
 	     sizeof(range));
@@ -70,7 +70,7 @@ static void hwpt(const char *name, uint32_t below)
 					.pt_id = below, .data_type = SELFTEST,
 					.data_len = sizeof(data) };
 	void *page;
-	int uffd = slow_page(&page);
+	int uffd = slow_pages(1, &page);
 
 	cmd.data_uptr = (uintptr_t)page;
 	busy(name, IOMMU_HWPT_ALLOC, &cmd, below, uffd, page, &data, sizeof(data));
@@ -85,7 +85,7 @@ static void viommu(void)
 	struct iommu_viommu_alloc cmd = { .size = sizeof(cmd), .type = IOMMU_VIOMMU_TYPE_SELFTEST,
 					  .dev_id = g.mock.device, .data_len = sizeof(data) };
 	void *page;
-	int uffd = slow_page(&page);
+	int uffd = slow_pages(1, &page);
 
 	cmd.hwpt_id = new_hwpt(g.fd, g.mock.device, g.ioas, PARENT);
 	cmd.data_uptr = (uintptr_t)page;
@@ -104,7 +104,7 @@ static void invalidation(void)
 		.entry_len = sizeof(entry), .entry_num = 1 };
 	uint32_t vdevice;
 	void *page;
-	int uffd = slow_page(&page);
+	int uffd = slow_pages(1, &page);
 
 	cmd.hwpt_id = new_nested(g.fd, g.mock.device, g.parent, 0, 5);
 	cmd.data_uptr = (uintptr_t)page;
@@ -115,7 +115,7 @@ static void invalidation(void)
 	CHECK_OK(destroy(g.fd, cmd.hwpt_id), "then it can go");
 
 	NEED(vdevice_alloc(g.fd, g.viommu, g.mock.device, 7, &vdevice) == 0);
-	uffd = slow_page(&page);
+	uffd = slow_pages(1, &page);
 	cmd.data_uptr = (uintptr_t)page;
 	cmd.data_type = KIND;
 	cmd.entry_len = sizeof(other);
@@ -139,14 +139,14 @@ static void bitmaps(void)
 						   .page_size = PAGE };
 	char *memory = new_pages(1);
 	void *page;
-	int uffd = slow_page(&page);
+	int uffd = slow_pages(1, &page);
 
 	NEED(map_at(g.fd, g.ioas, (uintptr_t)memory, PAGE, APERTURE) == 0);
 	NEED(call(g.fd, IOMMU_HWPT_SET_DIRTY_TRACKING, &track) == 0);
 	mark.dirty.uptr = (uintptr_t)page;
 	busy("the mock's DMA", IOMMU_TEST_CMD, &mark, id, uffd, page, "\3", 1);
 	CHECK_EQ(mark.dirty.out_nr_dirty, 2, "both halves of a page");
-	uffd = slow_page(&page);
+	uffd = slow_pages(1, &page);
 	get.data = (uintptr_t)page;
 	busy("HWPT_GET_DIRTY_BITMAP", IOMMU_HWPT_GET_DIRTY_BITMAP, &get, id, uffd, page, "", 0);
 	CHECK_OK(destroy(g.fd, id), "then it can go");
