@@ -32,14 +32,14 @@ _iommud() {
     done
     [[ $word == = ]] && word=
     case $place:$option in
-        run:--iommu) words=$(compgen -W 'mock vtd smmuv3 amd' -- "$word") ;;
+        run:--iommu) words=$(compgen -W 'mock vtd smmuv3 amd none' -- "$word") ;;
         run:--log-level) words=$(compgen -W 'debug info warning error' -- "$word") ;;
-        serve:--iommu) words=$(compgen -W 'mock vtd smmuv3 amd' -- "$word") ;;
+        serve:--iommu) words=$(compgen -W 'mock vtd smmuv3 amd none' -- "$word") ;;
         serve:--log-level) words=$(compgen -W 'debug info warning error' -- "$word") ;;
         serve:--fuse) compopt -o filenames; words=$(compgen -f -- "$word") ;;
         serve:--group) words=$(compgen -g -- "$word") ;;
         *:?*) ;;
-        run:) if [[ $word == -* ]]; then words=$(compgen -W '-h --help --why --vfio --mock --iommu --log-level' -- "$word"); else _iommud_program $COMP_CWORD; fi ;;
+        run:) if [[ $word == -* ]]; then words=$(compgen -W '-h --help --why --vfio --mock --iommu --log-level --no-watch' -- "$word"); else _iommud_program $COMP_CWORD; fi ;;
         serve:) words=$(compgen -W '-h --help --why --vfio --mock --iommu --log-level --fuse --cuse --mode --group' -- "$word") ;;
         iommud:) words=$(compgen -W 'run serve -h --help --version' -- "$word") ;;
     esac

@@ -10,7 +10,6 @@ used by the reader's thread only, for up to a page; larger transfers may run in 
 
 import errno
 import os
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
@@ -18,6 +17,7 @@ from typing import Any, Final, Protocol
 import cffi
 import trio
 
+from . import thread
 from .inline import interruptible, leave
 
 _ffi: Final = cffi.FFI()
@@ -31,7 +31,6 @@ _ffi.cdef(
     struct cap_header { uint32_t version; int pid; };
     struct cap_data { uint32_t effective, permitted, inheritable; };
     int capget(struct cap_header *header, struct cap_data *data);
-    long syscall(long number, ...);
     """
 )
 _libc: Any = _ffi.dlopen(None)
@@ -41,8 +40,6 @@ CAP_SYS_RAWIO: Final = 17
 CAP_SYS_RESOURCE: Final = 24
 
 _CAPABILITY_VERSION_3: Final = 0x20080522
-_PIDFD_THREAD: Final = os.O_EXCL  # Linux 6.9
-_SYS_PIDFD_GETFD: Final = 438
 
 MANY: Final = 1024  # places that one call of the kernel's takes
 _PAGEMAPS: Final = 256  # threads whose pagemap is kept open
@@ -222,36 +219,12 @@ class Caller:
             await trio.to_thread.run_sync(_touch, memory, pages, abandon_on_cancel=True)
 
     def descriptor(self, number: int) -> int:
-        """A descriptor of ours for the same open file as the caller's descriptor `number`; close it.
-
-        OSError(EBADF) when the caller has no such descriptor; other errnos when we may not fetch it.
-        """
-        pidfd = self._pidfd()
-        try:
-            got = _libc.syscall(
-                _SYS_PIDFD_GETFD, _ffi.cast("long", pidfd), _ffi.cast("long", number), _ffi.cast("long", 0)
-            )
-            if got < 0:
-                raise OSError(_ffi.errno, os.strerror(_ffi.errno))
-            return int(got)
-        finally:
-            os.close(pidfd)
-
-    def _pidfd(self) -> int:
-        try:
-            return os.pidfd_open(self.tid, _PIDFD_THREAD)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-        return os.pidfd_open(self.process(), 0)
+        """As thread.descriptor."""
+        return thread.descriptor(self.tid, number)
 
     def process(self) -> int:
-        """The id of the process that the thread belongs to. OSError when it is gone."""
-        with open(f"/proc/{self.tid}/status", "rb") as status:
-            found = re.search(rb"^Tgid:\t(\d+)$", status.read(), re.MULTILINE)
-        if found is None:
-            raise OSError(errno.ESRCH, "no Tgid")
-        return int(found[1])
+        """As thread.process."""
+        return thread.process(self.tid)
 
     def maps(self, offset: int, length: int) -> bool:
         """Whether its process has a shared mapping of any file at an offset in these bytes. No other process is asked."""

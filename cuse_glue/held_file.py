@@ -10,19 +10,17 @@ Opening a file, even asking its size, can wait for ever if a client itself serve
 is mapped is opened only on the file systems of `LOCAL`; a file of another one stays in the process, as private memory does.
 """
 
-import ctypes
 import errno
 import fcntl
 import mmap
 import os
 import re
 import stat
-import struct
 import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from . import raw_memory
+from . import libc, raw_memory
 from .caller import Caller
 
 LOCAL: Final = frozenset(
@@ -30,10 +28,6 @@ LOCAL: Final = frozenset(
 )
 _F_GET_SEALS: Final = 1034
 _MFD_HUGETLB: Final = 4
-_AT_EMPTY_PATH: Final = 0x1000
-_AT_STATX_DONT_SYNC: Final = 0x4000
-_STATX_INO: Final = 0x100
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 _MOUNT: Final = rb"^\d+ \d+ %d:%d .*? - (\S+) "
 SHORT_OF_MEANS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
@@ -64,7 +58,7 @@ class Window:
 class HeldFile:
     """An open file, as a descriptor of ours. Closed by the last `drop`."""
 
-    __slots__ = ("_cache", "_holders", "_key", "fd", "sources", "windows")
+    __slots__ = ("_cache", "_holders", "_key", "_page_size", "fd", "sources", "windows")
 
     def __init__(self, fd: int, key: tuple[int, int, int], cache: "FileCache") -> None:
         self.fd = fd
@@ -73,6 +67,7 @@ class HeldFile:
         self._key = key
         self._cache = cache
         self._holders = 0
+        self._page_size = 0
 
     @property
     def dev(self) -> int:
@@ -92,6 +87,13 @@ class HeldFile:
         """Whether it is a file of tmpfs (memfd included) or hugetlbfs: what MAP_FILE takes and what may be written for long."""
         return _in_memory(self.fd)
 
+    @property
+    def page_size(self) -> int:
+        """Bytes of its pages: of hugetlbfs, huge ones."""
+        if not self._page_size:
+            self._page_size = os.fstat(self.fd).st_blksize if self.in_memory else mmap.PAGESIZE
+        return self._page_size
+
     def hold(self) -> None:
         self._holders += 1
 
@@ -106,14 +108,13 @@ class HeldFile:
 
         Not writable although asked for: the file is sealed or was not opened for it. OSError: it cannot be mapped.
         """
-        status = os.fstat(self.fd)
-        unit = status.st_blksize if self.in_memory else mmap.PAGESIZE  # of hugetlbfs: the huge page
+        size, unit = self.size, self.page_size
         failure = OSError(errno.EACCES, os.strerror(errno.EACCES))
         for how in (True, False) if writable else (False,):
             for window in self.windows:
                 if window.start <= start and end <= window.end and window.writable >= how:
                     return window
-            for at, upto in (0, max(end, status.st_size)), (start, end):
+            for at, upto in (0, max(end, size)), (start, end):
                 try:
                     window = Window(self, at // unit * unit, -(-upto // unit) * unit, how)
                 except OSError as error:
@@ -163,7 +164,7 @@ class FileCache:
                 raise OSError(errno.EBADF, "a descriptor opened with O_PATH")
             in_memory = _in_memory(fd)
             try:
-                dev, inode = identity(fd)
+                dev, inode = libc.identity(fd)
             except PermissionError:  # a FUSE file, of ours even, that was mounted in a user namespace: it lets in who lives there
                 if in_memory:
                     raise
@@ -223,17 +224,6 @@ class FileCache:
 
     def forget(self, key: tuple[int, int, int]) -> None:
         del self._files[key]
-
-
-def identity(fd: int) -> tuple[int, int]:
-    """Device and inode of an open file. Asks nobody: fstat of a FUSE file waits for its server, which may be hostile, or ourselves."""
-    status = ctypes.create_string_buffer(256)
-    if _libc.statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_INO, status) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    (inode,) = struct.unpack_from("=Q", status, 32)
-    major, minor = struct.unpack_from("=II", status, 136)
-    return os.makedev(major, minor), inode
 
 
 def _internal_mounts() -> dict[int, bytes]:

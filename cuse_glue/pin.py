@@ -21,7 +21,7 @@ beyond the end is refused, and a hole reads as zeros.
 from bisect import bisect_right
 from collections.abc import Iterator
 from errno import EFAULT
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from . import raw_memory
 from .held_file import HeldFile, Window
@@ -38,6 +38,14 @@ class Refused(Exception):
         super().__init__(errno, why)
         self.errno = errno
         self.why = why
+
+
+class Stretch(NamedTuple):
+    """`length` bytes of one memory. `identity`: of its first page, as Pin.identity says it. `page_size`: bytes, of huge pages too."""
+
+    identity: tuple[Any, ...]
+    length: int
+    page_size: int
 
 
 class Mapped:
@@ -74,6 +82,10 @@ class Mapped:
     def identity(self, at: int) -> tuple[Any, ...]:
         return "file", self._file.dev, self._file.inode, self._offset + at
 
+    @property
+    def page_size(self) -> int:
+        return self._file.page_size
+
     def close(self) -> None:
         if self._window is not None:
             self._window.drop()
@@ -83,10 +95,11 @@ class Mapped:
 class InProcess:
     """A piece of one mapping of a client, reached at its address."""
 
-    __slots__ = ("_address", "_backing", "_delta", "_mm", "_touched", "_trusted", "length")
+    __slots__ = ("_address", "_backing", "_delta", "_mm", "_touched", "_trusted", "length", "page_size")
 
-    def __init__(self, mm: Mm, trusted: bool, vma: Vma, address: int, length: int) -> None:
+    def __init__(self, mm: Mm, trusted: bool, vma: Vma, address: int, length: int, page_size: int = PAGE_SIZE) -> None:
         self.length = length
+        self.page_size = page_size
         self._mm = mm
         self._trusted = trusted
         self._address = address
@@ -201,12 +214,10 @@ class Pin:
         index = bisect_right(self._starts, offset) - 1
         return self._pieces[index].identity(offset - self._starts[index])
 
-    def places(self, identity: tuple[Any, ...]) -> Iterator[int]:
-        """The offsets (bytes, page boundaries) at which `identity` says the same page as this `identity`; takes no time for each page."""
-        for start, piece in zip(self._starts, self._pieces, strict=True):
-            *what, first = piece.identity(0)
-            if what == list(identity[:-1]) and 0 <= identity[-1] - first < piece.length:
-                yield start + identity[-1] - first
+    def stretches(self) -> Iterator[Stretch]:
+        """Of what memory it is, from byte 0 on: `identity` for whole stretches. Takes no time for each page."""
+        for piece in self._pieces:
+            yield Stretch(piece.identity(0), piece.length, piece.page_size)
 
     def _split(self, offset: int, length: int) -> Iterator[tuple[Piece, int, int, int]]:
         if offset < 0 or offset + length > self.length:

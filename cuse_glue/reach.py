@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import cffi
 
+from . import libc
 from .mount import Unusable
-
-_SYS_PIDFD_GETFD: Final = 438
 
 _ffi: Final = cffi.FFI()
 _ffi.cdef(
@@ -20,7 +19,6 @@ _ffi.cdef(
     struct vec { void *base; size_t length; };
     ssize_t process_vm_readv(int pid, const struct vec *local, unsigned long nlocal,
                              const struct vec *remote, unsigned long nremote, unsigned long flags);
-    long syscall(long number, ...);
     """
 )
 _libc: Final[Any] = _ffi.dlopen(None)
@@ -31,19 +29,17 @@ def check() -> None:
     bytes_ = _ffi.new("char[2]")
     local, remote = _ffi.new("struct vec *", [bytes_, 1]), _ffi.new("struct vec *", [bytes_ + 1, 1])
     if _libc.process_vm_readv(os.getpid(), local, 1, remote, 1, 0) != 1:
-        raise _unusable("the memory of programs cannot be read", "process_vm_readv")
+        raise _unusable("the memory of programs cannot be read", "process_vm_readv", _ffi.errno)
     pidfd = os.pidfd_open(os.getpid())
     try:
-        got = _libc.syscall(_SYS_PIDFD_GETFD, _ffi.cast("long", pidfd), _ffi.cast("long", pidfd), _ffi.cast("long", 0))
-        if got < 0:
-            raise _unusable("the descriptors of programs cannot be fetched", "pidfd_getfd")
-        os.close(got)
+        os.close(libc.pidfd_getfd(pidfd, pidfd))
+    except OSError as error:
+        raise _unusable("the descriptors of programs cannot be fetched", "pidfd_getfd", error.errno or 0) from None
     finally:
         os.close(pidfd)
 
 
-def _unusable(what: str, call: str) -> Unusable:
-    number = _ffi.errno
+def _unusable(what: str, call: str, number: int) -> Unusable:
     if number == errno.ENOSYS:
         return Unusable(f"{what}: the kernel has no {call}(2)")
     return Unusable(

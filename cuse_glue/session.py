@@ -21,7 +21,8 @@ import trio
 from . import inline, wire
 from .caller import Caller
 from .mapped import Mapped
-from .node import MAX_WRITE, Attributes, Node, Opener, Work
+from .node import MAX_WRITE, Attributes, Node, Opener, OpenFile, Work
+from .watch import MESSAGE, Watched, read_question
 
 log: Final = logging.getLogger("cuse_glue.session")
 
@@ -43,12 +44,23 @@ class Session:
     """Serves one device file on an open /dev/fuse (mounted on a regular file) or /dev/cuse."""
 
     def __init__(
-        self, fd: int, opener: Opener, attributes: Attributes | None = None, *, cuse_name: str | None = None, mapped: Mapped | None = None
+        self,
+        fd: int,
+        opener: Opener,
+        attributes: Attributes | None = None,
+        *,
+        cuse_name: str | None = None,
+        mapped: Mapped | None = None,
+        watched: Watched | None = None,
     ) -> None:
-        """`fd` is the session's from now on; `cuse_name` (under /dev, may hold slashes) is for CUSE_INIT, `mapped` for FUSE (since 6.6)."""
+        """`fd` is the session's from now on; `cuse_name` (under /dev, may hold slashes) is for CUSE_INIT, `mapped` for FUSE (since 6.6).
+
+        `watched`: a process that asks about its clients' system calls (`watch.py`).
+        """
         os.set_blocking(fd, False)
         self._fd = fd
         self._node = Node(opener, attributes or Attributes(), self._send, cuse_name=cuse_name, mapped=mapped)
+        self._watched = watched
         self._buffer = bytearray(MAX_WRITE + 4096)
         self._running: dict[int, trio.CancelScope] = {}
         self._scope = trio.CancelScope()
@@ -119,6 +131,9 @@ class Session:
             if file is None:
                 self._reply(unique, -errno.EBADF)
                 return
+            if self._watched is not None and self._watched.watcher == pid:
+                self._write(wire.ioctl_reply(unique, self._judge(self._watched, file, Caller(pid, uid, gid), arg)))
+                return
             self._start(unique, file.ioctl(Caller(pid, uid, gid), cmd, arg, bool(flags & wire.IOCTL_COMPAT)), wire.ioctl_reply)
             return
         body = message[wire.REQUEST_HEADER_SIZE :]
@@ -139,6 +154,14 @@ class Session:
         if opcode in _INITIAL and self._ready is not None:
             ready, self._ready = self._ready, None
             ready()
+
+    @staticmethod
+    def _judge(watched: Watched, file: OpenFile, watcher: Caller, address: int) -> int:
+        try:
+            return watched.refusal(file, read_question(watcher.memory.read(address, MESSAGE.size)))
+        except Exception:
+            log.exception("bug: what a system call becomes")
+            return 0
 
     def _interrupt(self, body: memoryview) -> None:
         (target,) = wire.INTERRUPT_IN.unpack_from(body)

@@ -11,12 +11,12 @@ Ref: v7.3 mm/gup.c check_vma_flags, memfd_pin_folios, writable_file_mapping_allo
 """
 
 import os
-from collections.abc import Hashable
 from errno import EFAULT, EINVAL, ENOENT, ENOMEM
-from typing import Final
+from typing import Any, Final
 
+from . import libc
 from .caller import Caller
-from .held_file import LOCAL, SHORT_OF_MEANS, FileCache, HeldFile, identity
+from .held_file import LOCAL, SHORT_OF_MEANS, FileCache, HeldFile
 from .origin import PAGE_SIZE, Mm, MmCache
 from .pin import InProcess, Mapped, Piece, Pin, Refused, close_all
 from .vma import Gone, Vma, vm_flags
@@ -154,7 +154,7 @@ class Source:
             raise Refused(EFAULT, f"secret memory is mapped at {address:#x}")
         if vma.shared and writable and kind not in _NEVER_WRITTEN_BACK:
             raise Refused(EFAULT, f"a file of {kind.decode()} is mapped shared at {address:#x}: it is written back")
-        file = None
+        file, page_size = None, PAGE_SIZE
         if kind in LOCAL:
             to_write = writable and vma.shared
             file = self._files.mapped(vma.dev, vma.inode, to_write, lambda: self._open_mapped(vma, vma.shared and not brief))
@@ -165,6 +165,7 @@ class Source:
         try:
             if offset + length - PAGE_SIZE >= file.size:
                 raise Refused(EFAULT, f"the mapping at {address:#x} reaches beyond the end of its file")
+            page_size = file.page_size
             if vma.shared and not brief:
                 window = file.window(offset, offset + length, writable)
                 if window.writable or not writable:
@@ -176,7 +177,7 @@ class Source:
                 raise
         finally:
             file.drop()
-        return InProcess(self.mm, self.trusted, vma, address, length)
+        return InProcess(self.mm, self.trusted, vma, address, length, page_size)
 
     def _open_mapped(self, vma: Vma, search: bool) -> int:
         """An O_PATH descriptor of the mapped file; close it. Where we lack CAP_SYS_ADMIN, `search` among the process's descriptors."""
@@ -187,7 +188,7 @@ class Source:
                 raise
         for fd in self.mm.descriptors():
             try:
-                if identity(fd) == (vma.dev, vma.inode):
+                if libc.identity(fd) == (vma.dev, vma.inode):
                     return os.dup(fd)
             except PermissionError:
                 pass  # a FUSE file that lets only others in
@@ -251,7 +252,7 @@ class Sources:
             source = file.sources[mm, caller.uid] = Source(mm, caller.uid, self._files, file)
         return source
 
-    def page_identity(self, caller: Caller, address: int, *, write: bool = False) -> Hashable:
+    def page_identity(self, caller: Caller, address: int, *, write: bool = False) -> tuple[Any, ...]:
         """Which page the caller has at `address` now, as `Pin.identity` says it.
 
         Refused(EFAULT): nothing is mapped there, or it cannot be read (`write`: written). OSError: as `address_space`.

@@ -34,6 +34,7 @@ class Settings:
     iommu: str = kinds.DEFAULT  # what the devices of `mock` stand behind
     why: bool = False
     log_level: str = "warning"
+    watch: bool = True  # `run` only: the system calls that FUSE does not tell of
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,7 +52,14 @@ def main() -> NoReturn:
     if arguments.iommu is not None and not arguments.mock:
         arguments.parser.error("--iommu says what the devices of --mock stand behind, and there is no --mock")
     iommu = arguments.iommu or kinds.DEFAULT
-    settings = Settings(mock=arguments.mock, iommu=iommu, vfio=arguments.vfio, why=arguments.why, log_level=arguments.log_level)
+    settings = Settings(
+        mock=arguments.mock,
+        iommu=iommu,
+        vfio=arguments.vfio,
+        why=arguments.why,
+        log_level=arguments.log_level,
+        watch=not getattr(arguments, "no_watch", False),
+    )
     if arguments.action == "run":
         from .run import run
 
@@ -115,13 +123,19 @@ def _add_run(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, An
         "run",
         parents=[shared],
         help="run a program that sees a private /dev/iommu",
-        usage="iommud run [--why] [--vfio] [--mock [--iommu KIND]] [--log-level LEVEL] [--] COMMAND [ARGUMENT ...]",
+        usage="iommud run [--why] [--vfio] [--mock [--iommu KIND]] [--no-watch] [--log-level LEVEL] [--] COMMAND [ARGUMENT ...]",
         description="Run COMMAND with a private /dev/iommu. Pid, exit status, signals and terminal are its own.\n"
         "Without root, a user namespace is used: files of others show as owned by `nobody` in there.",
         epilog="exit status: COMMAND's; 125: iommud failed, 126: COMMAND cannot be executed, 127: it is not found",
         **layout,
     )
     parser.set_defaults(parser=parser)
+    parser.add_argument(
+        "--no-watch",
+        action="store_true",
+        help="without the seccomp filter by which mmap, and reads and writes of nothing, are refused as by the kernel's device; "
+        "for a program that needs a seccomp listener of its own",
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, type=str, action=_Command, help=argparse.SUPPRESS)
 
 

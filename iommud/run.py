@@ -9,21 +9,28 @@ gets ENOTCONN, and its namespace goes with it.
 
     user's process   fork ─┬─ unshare, open /dev/fuse, mount ── fuse fd, own pidfd ──▶┐  ┌─▶ exec the program
     daemon                 └─ import the engine ······················ recv ── serve ─┴──┘ "ready" (INIT is answered)
+    watcher                   └─ fork of the daemon ···· its system calls' listener ─▶ answer them
+
+A few system calls on the device never reach a FUSE server. Where it can be had, a seccomp filter lets a third process answer them
+(cuse_glue/watch.py), which outlives the daemon if need be.
 """
 
 import errno
 import fcntl
+import json
 import logging
 import os
 import resource
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from . import stderr
 
 if TYPE_CHECKING:
+    from cuse_glue.watch import Watcher
+
     from .cli import Settings
 
 log: Final = logging.getLogger("iommud.run")
@@ -61,7 +68,7 @@ def run(command: list[str], settings: "Settings") -> NoReturn:
 
 def _give_devices(daemon: socket.socket, settings: "Settings") -> list[str]:
     """Make the files, mount on them, and send the daemon the connections. Returns the paths."""
-    from cuse_glue import mount, namespace, reach
+    from cuse_glue import libc, mount, namespace, reach, seccomp
 
     try:
         reach.check()
@@ -73,9 +80,15 @@ def _give_devices(daemon: socket.socket, settings: "Settings") -> list[str]:
         connections = [mount.open_fuse() for _ in paths]
         for fuse, path, mode in zip(connections, paths, (MODE, VFIO_MODE), strict=False):
             mount.mount_fuse(fuse, path, name="iommud", mode=mode)
-        pidfd = os.pidfd_open(os.getpid())
-        socket.send_fds(daemon, [b"pidfd, fuse ..."], [pidfd, *connections])
-        for fd in (pidfd, *connections):
+        descriptors = [os.pidfd_open(os.getpid()), *connections]
+        message: dict[str, Any] = {"devices": [libc.identity(path)[0] for path in paths]}
+        if settings.watch:
+            try:
+                descriptors += [seccomp.install(), os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)]
+            except seccomp.Unavailable as reason:
+                message["unwatched"] = str(reason)
+        socket.send_fds(daemon, [json.dumps(message).encode()], descriptors)
+        for fd in descriptors:
             os.close(fd)
         return paths
     except mount.Unusable as error:
@@ -130,7 +143,8 @@ def _daemon(link: socket.socket, settings: "Settings") -> NoReturn:
     try:
         connection = _detach(link)
         stderr.configure(settings.log_level)
-        status = _serve(connection, settings)
+        watcher = _fork_watcher() if settings.watch else None
+        status = _serve(connection, settings, watcher)
     except BaseException:
         log.exception("the daemon failed")
     finally:
@@ -139,6 +153,8 @@ def _daemon(link: socket.socket, settings: "Settings") -> NoReturn:
 
 def _detach(link: socket.socket) -> socket.socket:
     """Keep nothing of the user's process but stderr and the link; returns the link, out of the way of 0, 1 and 2."""
+    from cuse_glue import detach
+
     connection = socket.socket(fileno=fcntl.fcntl(link.detach(), fcntl.F_DUPFD_CLOEXEC, 3))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -147,12 +163,7 @@ def _detach(link: socket.socket) -> socket.socket:
         os.fstat(2)
     except OSError:
         os.dup2(null, 2)
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != connection.fileno():
-            try:
-                os.close(int(name))
-            except OSError:
-                pass  # the descriptor of the listing itself
+    detach.close_all_but(connection.fileno())
     os.chdir("/")
     os.umask(0o077)
     for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT:
@@ -163,23 +174,41 @@ def _detach(link: socket.socket) -> socket.socket:
     return connection
 
 
-def _serve(connection: socket.socket, settings: "Settings") -> int:
+def _fork_watcher() -> "Watcher":
+    """Before anything heavy is imported, which it would keep."""
+    from cuse_glue.watch import Watcher
+
+    return Watcher("iommud-watch")
+
+
+def _serve(connection: socket.socket, settings: "Settings", watcher: "Watcher | None") -> int:
     import trio
 
     from cuse_glue.node import Attributes
     from cuse_glue.session import Session, serve_together
 
     from .ops.files import IommuDevice, Options, VfioContainer, calm_collector
+    from .ops.refusals import Refusals
 
-    message, descriptors, _, _ = socket.recv_fds(connection, 64, 3)
+    message, descriptors, _, _ = socket.recv_fds(connection, 4096, 5)
     if not message:
         return FAILED  # the other side has said why
-    pidfd, fuse, *vfio = descriptors
+    what = json.loads(message)
+    pidfd, fuse, *others = descriptors
+    vfio, watch = others[: len(what["devices"]) - 1], others[len(what["devices"]) - 1 :]
     why = stderr.write_line if settings.why else None
-    device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why))
+    device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why, watched=bool(watch)))
+    watched = None
+    if watcher is not None and watch:
+        listener, user_namespace = watch
+        watcher.watch(listener, user_namespace, what["devices"])
+        watched = Refusals(watcher.pid, device.host, why)
+    elif watcher is not None:
+        watcher.dismiss()
+        log.info("system calls are not watched: %s", what["unwatched"])
     owner = os.geteuid(), os.getegid()
-    sessions = [Session(fuse, device, Attributes(MODE, *owner), mapped=device.mapped)]
-    sessions += [Session(fd, VfioContainer(device), Attributes(VFIO_MODE, *owner)) for fd in vfio]
+    sessions = [Session(fuse, device, Attributes(MODE, *owner), mapped=device.mapped, watched=watched)]
+    sessions += [Session(fd, VfioContainer(device), Attributes(VFIO_MODE, *owner), watched=watched) for fd in vfio]
 
     def ready() -> None:
         with connection:

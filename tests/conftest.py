@@ -28,12 +28,23 @@ def open_directory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def probe() -> Iterator[str]:
-    """A C program that knows nothing of iommud (run/probe.c), for every user."""
+def programs() -> Iterator[Path]:
+    """C programs that know nothing of iommud (run/*.c), for every user."""
     with TemporaryDirectory(prefix="iommud-test-") as name:
         os.chmod(name, 0o755)
-        program = Path(name, "probe")
-        source = ROOT / "tests" / "run" / "probe.c"
-        flags = ["-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'include'}"]
-        subprocess.run([shutil.which("cc") or "gcc", *flags, source, "-o", program], check=True)
-        yield str(program)
+        for source in (ROOT / "tests" / "run").glob("*.c"):
+            flags = ["-Wall", "-Wextra", "-Werror", "-pthread", f"-I{ROOT / 'include'}"]
+            subprocess.run([shutil.which("cc") or "gcc", *flags, source, "-o", Path(name, source.stem)], check=True)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def probe(programs: Path) -> str:
+    """A program that uses the device (run/probe.c)."""
+    return str(programs / "probe")
+
+
+@pytest.fixture(scope="session")
+def calls(programs: Path) -> str:
+    """A program whose system calls are watched (run/calls.c)."""
+    return str(programs / "calls")

@@ -3,7 +3,10 @@
 import os
 import select
 import sys
+import time
 from pathlib import Path
+
+from cuse_glue import ptrace
 
 ROOT = Path(__file__).resolve().parent.parent
 IOMMUD = str(Path(sys.executable).parent / "iommud")
@@ -41,6 +44,24 @@ def processes_with(marker: str) -> set[int]:
             except OSError:
                 pass  # it ended while we looked
     return found
+
+
+def daemon_and_watcher(marker: str, program: int) -> tuple[int, int]:
+    """The two processes that `iommud run` has beside the program, which was started with `marker` in its environment."""
+    rest = processes_with(marker) - {program}
+    (watcher,) = (pid for pid in rest if Path("/proc", str(pid), "comm").read_text() == "iommud-watch\n")
+    (daemon,) = rest - {watcher}
+    return daemon, watcher
+
+
+def wait_for_call(pid: int, number: int, second: int | None = None) -> None:
+    """Return when the process waits in the system call with this number (and this second argument)."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        call = ptrace.blocked_call(pid)
+        if call is not None and call[0] == number and second in (None, call[2]):
+            return
+        assert time.monotonic() < deadline, f"process {pid} made no call {number} in {PATIENCE} s"
 
 
 def mounts_at(path: str) -> list[str]:

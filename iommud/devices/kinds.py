@@ -38,10 +38,17 @@ def _amd(flags: int) -> "Driver":
     return AmdDriver(flags)
 
 
+def _none(flags: int) -> "Driver":
+    from .noiommu import NoIommuDevice
+
+    return NoIommuDevice(flags)
+
+
 DEFAULT: Final = "mock"
 KINDS: Final[Mapping[str, Callable[[int], "Driver"]]] = {
     "mock": _mock,
     "vtd": _vtd,
     "smmuv3": _smmuv3,
     "amd": _amd,
+    "none": _none,
 }

@@ -9,7 +9,7 @@ Ref: v7.3 selftest.c
 """
 
 import struct
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from errno import EBADE, EINVAL, EIO, ENOENT, ENOMEM, EOPNOTSUPP
 from typing import ClassVar, Final
 
@@ -19,7 +19,7 @@ from ..engine.domain import DIRTY_TRACKING, AnyDomain, Domain, NestedDomain
 from ..engine.host import Host
 from ..engine.hwpt import HwptPaging
 from ..engine.objects import Object
-from ..engine.pages import Pages
+from ..engine.pages import Identity, Pages
 from ..engine.span import U64_MAX
 from ..engine.user_data import UserData
 from ..engine.viommu import Viommu, ViommuDriver
@@ -200,21 +200,21 @@ class MockAccess:
             self.access = None
 
 
-def check_pages(pinned: list[tuple[Pages, int]], wanted: Iterable[Hashable]) -> None:
+def check_pages(pinned: list[tuple[Pages, int]], wanted: Iterable[Identity]) -> None:
     """EBADE: a pinned page is not the page that the client sees at its own address."""
     for at, ((pages, index), identity) in enumerate(zip(pinned, wanted, strict=True)):
         if pages.identity(index) != identity:
             raise IoctlError(EBADE, f"pinned page {at} is {pages.identity(index)}, the client sees {identity}")
 
 
-def check_map(hwpt: HwptPaging, iova: int, identity: Hashable, offset: int) -> None:
+def check_map(hwpt: HwptPaging, iova: int, identity: Identity, offset: int) -> None:
     """EINVAL: the page table shows something else at `iova` than byte `offset` of the page of this identity."""
     found = hwpt.ioas.iopt.translate(iova)
     if found != (identity, offset):
         raise IoctlError(EINVAL, f"{hwpt} shows {found} at {iova:#x}, the client sees {identity} + {offset:#x}")
 
 
-def check_refs(host: Host, identity: Hashable, refs: int) -> None:
+def check_refs(host: Host, identity: Identity, refs: int) -> None:
     """EIO: the page is not pinned so often."""
     found = host.pins(identity)
     if found != refs:

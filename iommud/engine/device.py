@@ -13,6 +13,7 @@ from errno import EINVAL, ENOENT, EOPNOTSUPP
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..errors import IoctlError
+from . import noiommu
 from .domain import AnyDomain, Domain, NestedDomain
 from .fault import FaultReporter, PageFault
 from .group import Group
@@ -44,7 +45,7 @@ class Driver(Protocol):
     name: str
     group: Hashable  # devices of equal group share a page table; a device that is alone: itself
     cache_coherent: bool = True  # its DMA sees the CPU's caches; one that does not cannot be bound (EINVAL)
-    iommu: Hashable = "emulated"  # the kind of IOMMU before the device: page tables of another kind do not suit it
+    iommu: Hashable = "emulated"  # the kind of IOMMU before the device: page tables of another kind do not suit it; None: noiommu.py
     unit: Hashable = None  # which IOMMU of that kind: a vIOMMU is a part of one, and takes no other's devices
     dirty_tracking: bool = False  # its page tables can record what DMA wrote
     nesting: bool = False  # it has nested page tables
@@ -160,16 +161,17 @@ class Device(Object):
             self.detach(pasid)
 
     def dma_read(self, iova: int, buffer: memoryview, pasid: int = NO_PASID) -> None:
-        """Read memory as the device: fill `buffer` (bytes) from `iova` on, through the device's page table.
+        """Read memory as the device: fill `buffer` (bytes) from `iova` on, through the device's page table. Of a device without an IOMMU
+        `iova` is a physical address, and where it is attached does not matter.
 
-        ENOENT: it is not attached, or its page table shows nothing there. EPERM: mapped without READABLE. EFAULT: the memory was lost.
-        What was copied before the error stays. All is done when this returns.
+        ENOENT: it is not attached, or its page table shows nothing there; or no page table without an IOMMU does. EPERM: mapped without
+        READABLE. EFAULT: the memory was lost. What was copied before the error stays. All is done when this returns.
         """
-        self._page_table(pasid).dma(iova, buffer, write=False)
+        self._dma(iova, buffer, pasid, write=False)
 
     def dma_write(self, iova: int, data: memoryview, pasid: int = NO_PASID) -> None:
         """Write memory as the device; as `dma_read`. EPERM: mapped without WRITEABLE."""
-        self._page_table(pasid).dma(iova, data, write=True)
+        self._dma(iova, data, pasid, write=True)
 
     def report_fault(self, fault: PageFault, respond: Callable[[int], None]) -> None:
         """Tell whoever handles the faults of the page table that the device is attached to, and wait for the response.
@@ -179,11 +181,14 @@ class Device(Object):
         """
         self._faults.report(self, fault, respond)
 
-    def _page_table(self, pasid: int) -> Hwpt:
+    def _dma(self, iova: int, data: memoryview, pasid: int, *, write: bool) -> None:
+        if self.driver.iommu is None:
+            noiommu.dma(self.context.host, iova, data, write=write)
+            return
         found = self.group.attached_at(self, pasid)
         if found is None:
             raise IoctlError(ENOENT, f"{self} is not attached: its DMA is blocked")
-        return found.hwpt
+        found.hwpt.dma(iova, data, write=write)
 
     def unbind(self) -> None:
         """Undo `bind`; the device must be detached. Its vDEVICE goes with it. Ref: v7.3 device.c iommufd_device_unbind"""
@@ -237,13 +242,14 @@ class Device(Object):
 def bind(context: "Context", driver: Driver) -> Device:
     """Take a device into a context; its DMA is blocked until it is attached.
 
-    EINVAL: not cache coherent. EPERM: another context owns its group. Ref: v7.3 device.c iommufd_device_bind
+    EINVAL: not cache coherent. EPERM: another context owns its group. A device without an IOMMU is a group of its own, whatever it says,
+    and need not be coherent. Ref: v7.3 device.c iommufd_device_bind
     """
-    key = driver.group
+    key = driver.group if driver.iommu is not None else object()
     device = Device(context, driver, context.groups.get(key) or Group(key))
     context.objects.reserve(device)
     try:
-        if not driver.cache_coherent:
+        if driver.iommu is not None and not driver.cache_coherent:
             raise IoctlError(EINVAL, f"{driver.name} is not cache coherent")
         context.host.claim(key, context)
     except IoctlError:

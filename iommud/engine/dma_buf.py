@@ -9,9 +9,12 @@ Ref: v7.3 pages.c iopt_alloc_dmabuf_pages, iopt_map_dmabuf, iopt_revoke_notify
 
 from collections.abc import Hashable, Iterable
 from errno import EFAULT, EINVAL, ENODEV
+from typing import Final
 
 from ..errors import IoctlError
-from .pages import PAGE_SIZE, AccountMode, Pages, Slice
+from .pages import PAGE_SIZE, AccountMode, Identity, Pages, Slice, Stretch
+
+_TOGETHER: Final = 1 << 30  # bytes of a buffer that lie together: a device's memory is one range
 
 
 class DmaBuf:
@@ -57,7 +60,7 @@ class Attachment:
         self.buffer.attached.remove(self)
 
     def pin(self, start: int, length: int, writable: bool, *, brief: bool = False) -> "DmaBufPin":
-        return DmaBufPin(self, start)
+        return DmaBufPin(self, start, length)
 
     def alive(self) -> bool:
         return not self.lost
@@ -76,13 +79,14 @@ class Attachment:
 
 
 class DmaBufPin:
-    """How a page table shows a stretch of a buffer, from byte `start`. Nothing is pinned by it."""
+    """How a page table shows `length` bytes of a buffer, from byte `start`. Nothing is pinned by it."""
 
-    __slots__ = ("_attachment", "_start")
+    __slots__ = ("_attachment", "_length", "_start")
 
-    def __init__(self, attachment: Attachment, start: int) -> None:
+    def __init__(self, attachment: Attachment, start: int, length: int) -> None:
         self._attachment = attachment
         self._start = start
+        self._length = length
 
     def _memory(self) -> memoryview:
         if self._attachment.lost:
@@ -95,15 +99,14 @@ class DmaBufPin:
     def write_from(self, offset: int, data: memoryview) -> None:
         self._memory()[self._start + offset : self._start + offset + len(data)] = data
 
-    def identity(self, offset: int) -> Hashable:
+    def identity(self, offset: int) -> Identity:
         if self._attachment.lost:
             raise IoctlError(EFAULT, "the dma-buf was revoked")
-        return "dma-buf", self._attachment.buffer, self._start + offset
+        return self._attachment.buffer, self._start + offset
 
-    def places(self, identity: Hashable) -> Iterable[int]:
-        if not self._attachment.lost and isinstance(identity, tuple) and identity[:2] == ("dma-buf", self._attachment.buffer):
-            return [identity[2] - self._start]
-        return ()
+    def stretches(self) -> Iterable[Stretch]:
+        if not self._attachment.lost:
+            yield Stretch(self._attachment.buffer, self._start, self._length, _TOGETHER)
 
     def close(self) -> None:
         pass

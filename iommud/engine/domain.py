@@ -22,11 +22,13 @@ PASID: Final = 1 << 3  # it may be attached to a PASID
 class Domain:
     """`page_sizes`: the sizes (bytes, powers of two) that it can map, as a bitmap; `aperture_start`..`aperture_last`: what it can reach.
     `dirty`: the record of what DMA wrote; None: it keeps none, and never will. `writeable_only`: it cannot show what DMA may not write
-    (EINVAL). `faults`: a client's queue handles its faults. `pasids`: its kind can be attached to a PASID.
+    (EINVAL). `faults`: a client's queue handles its faults. `pasids`: its kind can be attached to a PASID. `physical`: what it shows has
+    physical addresses, of which clients are told (noiommu.py).
     """
 
     __slots__ = ("aperture_last", "aperture_start", "dirty", "driver", "faults", "page_sizes", "writeable_only")
     pasids: ClassVar[bool] = True
+    physical: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class NestedDomain:
 
     dirty: Final = None
     pasids: ClassVar[bool] = True
+    physical: ClassVar[bool] = False
 
     def __init__(self, driver: object) -> None:
         self.driver: Final = driver

@@ -173,7 +173,7 @@ class FaultReporter:
     def report(self, device: "Device", fault: PageFault, respond: Respond) -> None:
         """Errors: Device.report_fault. Ref: v7.3 io-pgfault.c iommu_report_device_fault"""
         attachment = _attachment(device, fault.pasid)
-        if attachment is None or attachment.hwpt.fault is None:
+        if attachment is None or attachment.hwpt.fault is None or device.driver.iommu is None:
             respond(INVALID)
             raise IoctlError(EINVAL, f"nobody takes the faults of {device} with PASID {fault.pasid}")
         if not fault.last:

@@ -41,7 +41,7 @@ def fill_domain(table: "IoPagetable", domain: Domain) -> Generator[None, None, N
 
     EFAULT, ENOMEM: as Pages.cover. EINVAL: it cannot show an area. Then everything is as before.
     """
-    first = not table.domains
+    first, first_physical = not table.domains, domain.physical and not table.physical
     done: list[tuple[Area, Pages]] = []
     try:
         for area in table.areas:
@@ -50,10 +50,14 @@ def fill_domain(table: "IoPagetable", domain: Domain) -> Generator[None, None, N
                     area.pages.cover(table.host, area.first_index, area.last_index)
                 done.append((area, area.pages))
                 _check_shown(domain, area)
+                if first_physical:
+                    table.host.physical.show(area, area.pages)
                 if len(done) % FILL_AT_ONCE == 0:
                     yield
     except BaseException:
         for area, pages in done:
+            if first_physical:
+                table.host.physical.hide(area)
             if first:
                 pages.uncover(table.host, area.first_index, area.last_index)
         raise

@@ -5,7 +5,7 @@ DMA only: a PASID's have none). Ref: v7.3 device.c struct iommufd_group, struct 
 """
 
 from collections.abc import Hashable
-from errno import EBUSY, EINVAL, EOPNOTSUPP
+from errno import EBUSY, EINVAL, ENODEV, EOPNOTSUPP
 from typing import TYPE_CHECKING
 
 from ..errors import IoctlError
@@ -110,8 +110,8 @@ class Group:
     def replace(self, device: "Device", hwpt: Hwpt, pasid: int) -> Hwpt | None:
         """Give all of the group another page table at once; the one that lost its users, or None when nothing changes.
 
-        EINVAL: the device is not attached, or the page table does not suit. EADDRINUSE: a reserved region is in use. Then nothing has
-        changed. Ref: v7.3 device.c iommufd_device_do_replace
+        EINVAL: the device is not attached, or the page table does not suit. ENODEV: it is for devices without an IOMMU. EADDRINUSE: a
+        reserved region is in use. Then nothing has changed. Ref: v7.3 device.c iommufd_device_do_replace
         """
         found = self.attached_at(device, pasid)
         if found is None:
@@ -170,8 +170,12 @@ class Group:
 def _switch(device: "Device", hwpt: Hwpt, pasid: int, old: Hwpt | None) -> None:
     # Ref: v7.3 iommu.c __iommu_attach_group, iommu_attach_device_pasid, iommu_replace_device_pasid
     driver = device.driver
+    if driver.iommu is None:  # it walks no page table, so any will do. Ref: v7.3 device.c iommufd_hwpt_attach_device
+        return
     if pasid != NO_PASID and not hwpt.domain.pasids:
         raise IoctlError(EOPNOTSUPP, f"{hwpt} is of a kind that cannot be attached to a PASID")
+    if hwpt.domain.physical and old is not None:
+        raise IoctlError(ENODEV, f"{hwpt} is for devices without an IOMMU, so {device} cannot change to it")
     if hwpt.iommu != driver.iommu:
         raise IoctlError(EINVAL, f"{hwpt} is of another kind of IOMMU than {device}")
     if pasid == NO_PASID:
@@ -195,6 +199,8 @@ def _switch_all(devices: "list[Device]", hwpt: Hwpt, pasid: int, old: Hwpt) -> N
 
 
 def _block(device: "Device", pasid: int) -> None:
+    if device.driver.iommu is None:
+        return
     if pasid == NO_PASID:
         device.driver.detach()
     elif device.driver.max_pasids:

@@ -12,10 +12,11 @@ from errno import ENOMEM, EPERM
 from typing import TYPE_CHECKING
 
 from ..errors import IoctlError
+from .physical import Physical
 from .shown import Shown
 
 if TYPE_CHECKING:
-    from .pages import Origin, Pages
+    from .pages import Identity, Origin, Pages
 
 
 class Host:
@@ -27,6 +28,7 @@ class Host:
         self._holding: dict[int, Pages] = {}
         self._owners: dict[Hashable, object] = {}
         self.shown = Shown()
+        self.physical = Physical()
 
     # --- pins ---
 
@@ -67,7 +69,7 @@ class Host:
         """Every Pages that has pages pinned now."""
         return iter(list(self._holding.values()))
 
-    def pins(self, identity: Hashable) -> int:
+    def pins(self, identity: "Identity") -> int:
         """How often the real page of this identity is pinned: once by each Pages that covers it, as in the kernel."""
         return sum(pages.pins_of(identity) for pages in self.holding())
 
@@ -83,4 +85,4 @@ class Host:
 
     def empty(self) -> bool:
         """Whether nothing is charged, held, owned or shown; for tests."""
-        return not (self.user_pages or self.process_pages or self._holding or self._owners or self.shown)
+        return not (self.user_pages or self.process_pages or self._holding or self._owners or self.shown or self.physical)

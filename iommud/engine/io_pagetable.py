@@ -14,7 +14,7 @@ domain, once, however many domains there are.
 Ref: v7.3 io_pagetable.c
 """
 
-from collections.abc import Generator, Hashable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from errno import EADDRINUSE, EBUSY, EINVAL, ENOENT, EOVERFLOW, EPERM
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from .domain import Domain
 from .filling import fill_areas, fill_domain
 from .host import Host
 from .iova import check, choose
-from .pages import PAGE_SIZE, Pages, Slice
+from .pages import PAGE_SIZE, Identity, Pages, Slice
 from .span import U64_MAX, Span, Spans
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class IoPagetable:
         self.areas = AreaMap()
         self.allowed = Spans()
         self.reserved = Spans()
+        self.physical = 0  # how many of the page tables are: while there is one, the host knows what they show
         self.iova_alignment = 1  # bytes, a power of two, at most PAGE_SIZE
         self.large_pages = True
 
@@ -90,11 +91,12 @@ class IoPagetable:
             raise
         return areas
 
-    @staticmethod
-    def publish(areas: list[Area], slices: list[Slice]) -> None:
+    def publish(self, areas: list[Area], slices: list[Slice]) -> None:
         """The second half of `map`: from here on the areas can be used, and unmapped."""
         for area, part in zip(areas, slices, strict=True):
             area.pages = part.pages
+            if self.physical:
+                self.host.physical.show(area, part.pages)
 
     def abort(self, areas: Iterable[Area]) -> None:
         """Take back areas that were inserted and not published."""
@@ -211,6 +213,8 @@ class IoPagetable:
     def _take_out(self, area: Area, pages: Pages) -> None:
         self.areas.remove(area)
         area.pages = None
+        if self.physical:
+            self.host.physical.hide(area)
         if self.domains:
             pages.uncover(self.host, area.first_index, area.last_index)
             for domain in self.domains:
@@ -242,20 +246,30 @@ class IoPagetable:
             self.unreserve(domain)
             raise
         self.domains.append(domain)
+        self.physical += domain.physical
         # Anew: an access may have come or gone while the page table was filled.
         self._recalculate_alignment()
 
     def remove_domain(self, domain: Domain) -> None:
-        """Undo `add_domain`. The last page table lets the pages go. Ref: v7.3 io_pagetable.c iopt_table_remove_domain"""
-        self.domains.remove(domain)
-        if not self.domains:
+        """Undo `add_domain`. The last page table lets the pages go; the first one, which counts as who holds them, is then what was last.
+
+        Ref: v7.3 io_pagetable.c iopt_table_remove_domain
+        """
+        at, last = self.domains.index(domain), self.domains.pop()
+        if last is not domain:
+            self.domains[at] = last
+        self.physical -= domain.physical
+        last_physical = domain.physical and not self.physical
+        if last_physical or not self.domains:
             for area in self.areas:
-                if area.pages is not None:
+                if last_physical:
+                    self.host.physical.hide(area)
+                if not self.domains and area.pages is not None:
                     area.pages.uncover(self.host, area.first_index, area.last_index)
         self.unreserve(domain)
         self._recalculate_alignment()
 
-    def translate(self, iova: int) -> tuple[Hashable, int] | None:
+    def translate(self, iova: int) -> tuple[Identity, int] | None:
         """What a page table shows at `iova`: the real page's identity and the offset into it (bytes); None: nothing."""
         area = self.areas.first(iova, iova)
         if area is None or area.pages is None or area.pages.revoked or not self.domains:

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from enum import IntEnum
 from errno import EFAULT, EINVAL, EOVERFLOW, EPERM
 from resource import getpagesize
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ..errors import IoctlError
 from .held import Counted, Held, Part
@@ -24,12 +24,32 @@ from .transfer import Transfer
 PAGE_SIZE: Final = getpagesize()  # bytes
 
 
+Identity = tuple[Hashable, int]  # which real page: of which memory, and at which byte of it
+
+
 class AccountMode(IntEnum):
     """Against what pinned pages are counted (RLIMIT_MEMLOCK). Ref: v7.3 io_pagetable.h IOPT_PAGES_ACCOUNT_*"""
 
     NONE = 0
     USER = 1
     MM = 2
+
+
+class Stretch(NamedTuple):
+    """`length` bytes of one memory (a process's own, or a file) from byte `place` of it on, both whole pages.
+
+    `block`: how many bytes of that memory, a power of two and aligned to itself, certainly lie together as real memory does: its pages,
+    or huge pages.
+    """
+
+    memory: Hashable
+    place: int
+    length: int
+    block: int
+
+    def cut(self, begin: int, end: int) -> "Stretch":
+        """Bytes begin..end (exclusive) of it."""
+        return self._replace(place=self.place + begin, length=end - begin)
 
 
 class Pin(Protocol):
@@ -40,11 +60,11 @@ class Pin(Protocol):
 
     def write_from(self, offset: int, data: memoryview) -> None: ...
 
-    def identity(self, offset: int) -> Hashable:
+    def identity(self, offset: int) -> Identity:
         """Which real page lies at `offset` (bytes, a page boundary). Equal for the same page, however it was reached."""
 
-    def places(self, identity: Hashable) -> Iterable[int]:
-        """At which offsets the real page of this identity lies."""
+    def stretches(self) -> Iterable[Stretch]:
+        """Of what memory it is, from its first byte to its last; nothing, when it is lost. Pages are the same if memory and place are."""
 
     def close(self) -> None: ...
 
@@ -195,19 +215,28 @@ class Pages:
         """By what the pages are held now, one range of indexes for each `cover`; to be looked at only."""
         return self._held.covers if self._held is not None else Spans()
 
-    def identity(self, index: int) -> Hashable:
+    def identity(self, index: int) -> Identity:
         """Which real page is held as `index`. EFAULT: it is not held, or lost."""
         for part in self._parts(index, index):
             return part.by.pin.identity((index - part.by.first) * PAGE_SIZE)
         raise IoctlError(EFAULT, f"page {index} is not pinned")
 
-    def pins_of(self, identity: Hashable) -> int:
+    def pins_of(self, identity: Identity) -> int:
         """How many of the pages held are this real page."""
+        memory, place = identity
         found = 0
-        for first, last, by in self._parts(0, self.npages - 1):
-            for place in by.pin.places(identity):
-                found += first <= by.first + place // PAGE_SIZE <= last
+        for stretch in self.stretches(0, self.npages - 1):
+            found += stretch.memory == memory and stretch.place <= place < stretch.place + stretch.length
         return found
+
+    def stretches(self, first: int, last: int) -> Iterator[Stretch]:
+        """Of what memory the pages with index first..last are, as far as they are held, upwards."""
+        for low, high, by in self._parts(first, last):
+            begin, end, at = (low - by.first) * PAGE_SIZE, (high + 1 - by.first) * PAGE_SIZE, 0
+            for stretch in by.pin.stretches():
+                if at < end and begin < at + stretch.length:
+                    yield stretch.cut(max(begin - at, 0), min(end - at, stretch.length))
+                at += stretch.length
 
     def _parts(self, first: int, last: int) -> Iterator[Part]:
         return self._held.parts(first, last) if self._held is not None else iter(())

@@ -45,6 +45,11 @@ class Shown:
         """Undo `show`."""
         del self._ranges[offset]
 
+    def is_one(self, context: "Context", offset: int, length: int) -> bool:
+        """Whether exactly these bytes are a range of the file of `context`."""
+        found = self._ranges.get(offset)
+        return found is not None and found[0] is context and len(found[1]) == length
+
     def read(self, context: "Context", offset: int, size: int) -> bytes | None:
         """`size` bytes at `offset` of the file of `context`; None: they are not in one range of it."""
         found = self._at(offset, size)

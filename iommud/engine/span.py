@@ -56,11 +56,14 @@ class Spans:
 
     def first(self, start: int, last: int) -> Span | None:
         """The lowest range that has a number in common with start..last."""
+        return next(self.touching(start, last), None)
+
+    def touching(self, start: int, last: int) -> Iterator[Span]:
+        """The ranges that have a number in common with start..last, upwards."""
         low = bisect_left(self._spans, start - self._longest + 1, key=_start)
         for span in self._spans[low : bisect_right(self._spans, last, key=_start)]:
             if span.last >= start:
-                return span
-        return None
+                yield span
 
     def holes(self, start: int, last: int) -> Iterator[tuple[int, int]]:
         """The maximal stretches (start, last) of start..last that no range touches, upwards."""

@@ -46,5 +46,8 @@ def _split(iopt: IoPagetable, area: Area, last: int) -> None:
     if iopt.domains:
         pages.split_cover(area.first_index, upper.first_index, area.last_index)
     iopt.areas.remove(area)
-    iopt.areas.add(lower)
-    iopt.areas.add(upper)
+    iopt.host.physical.hide(area)
+    for half in lower, upper:
+        iopt.areas.add(half)
+        if iopt.physical:
+            iopt.host.physical.show(half, pages)

@@ -32,11 +32,13 @@ log: Final = logging.getLogger("iommud")
 @dataclass(frozen=True)
 class Options:
     """What a device offers. `why` gets one line for each refused ioctl; `mock`: the kernel's selftest driver is there, and its devices
-    stand behind an IOMMU of the kind `iommu` (devices.kinds.KINDS)."""
+    stand behind an IOMMU of the kind `iommu` (devices.kinds.KINDS). `watched`: the clients are under a seccomp filter of ours
+    (cuse_glue.seccomp)."""
 
     mock: bool = False
     iommu: str = kinds.DEFAULT
     why: Callable[[str], None] | None = None
+    watched: bool = False
 
 
 def calm_collector() -> None:
@@ -57,7 +59,7 @@ class IommuDevice:
         self._origins = ProcessOrigins()
         self.host = Host()
         self._open_files = 0
-        self._injector = Injector()
+        self._injector = Injector(harmless_filters=int(self.options.watched))
         self.mapped = ShownFile(self.host) if self.options.mock else None  # the mock alone has something to map
         test_command = TestCommand(self.options.iommu) if self.options.mock else None
         self.dispatcher = Dispatcher(self._origins, DescriptorBook(self._injector), test_command)

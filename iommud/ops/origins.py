@@ -5,13 +5,13 @@ What a client mapped from, or a file of its own, is one `Source` for as long as 
 
 from collections.abc import Callable, Hashable, Iterable
 from errno import EFAULT, EMFILE, ENFILE, ENOMEM
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from cuse_glue.caller import Caller, forget_threads
 from cuse_glue.pin import Refused
 from cuse_glue.source import Pin, Source, Sources
 
-from ..engine.pages import Origin
+from ..engine.pages import Identity, Origin, Stretch
 from ..errors import IoctlError
 
 P = ParamSpec("P")
@@ -48,12 +48,12 @@ class ProcessPin:
         self._pin.write_from(offset, data)
 
     @_refusing
-    def identity(self, offset: int) -> Hashable:
-        return self._pin.identity(offset)
+    def identity(self, offset: int) -> Identity:
+        return _identity(self._pin.identity(offset))
 
-    def places(self, identity: Hashable) -> Iterable[int]:
-        assert isinstance(identity, tuple)
-        return self._pin.places(identity)
+    def stretches(self) -> Iterable[Stretch]:
+        for identity, length, page_size in self._pin.stretches():
+            yield Stretch(*_identity(identity), length, page_size)
 
     def close(self) -> None:
         self._pin.close()
@@ -125,9 +125,9 @@ class ProcessOrigins:
         source = origin.source
         return self._origin(self._with_descriptors(lambda: self._sources.moved(caller, source)))
 
-    def page_identity(self, caller: Caller, address: int) -> Hashable:
+    def page_identity(self, caller: Caller, address: int) -> Identity:
         try:
-            return self._with_descriptors(lambda: self._sources.page_identity(caller, address))
+            return _identity(self._with_descriptors(lambda: self._sources.page_identity(caller, address)))
         except Refused as refusal:
             raise IoctlError(refusal.errno, refusal.why) from None
         except OSError as error:
@@ -152,3 +152,7 @@ class ProcessOrigins:
 
     def _origin(self, source: Source) -> ProcessOrigin:
         return self._origins.get(source) or ProcessOrigin(source, self._origins)
+
+
+def _identity(known: tuple[Any, ...]) -> Identity:
+    return known[:-1], known[-1]

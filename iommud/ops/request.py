@@ -1,7 +1,7 @@
 """One ioctl being carried out: who asked, the decoded struct, and the way back into the caller's memory."""
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from errno import EFAULT, EMFILE, ENOMEM
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from cuse_glue.node import OpenFile
 
 from ..engine.context import Context
 from ..engine.objects import Object
-from ..engine.pages import Origin
+from ..engine.pages import Identity, Origin
 from ..engine.span import U64_MAX
 from ..engine.user_data import Read
 from ..errors import IoctlError
@@ -60,7 +60,7 @@ class Origins(Protocol):
     def moved(self, caller: Any, origin: Origin) -> Origin:
         """The same file, but charged to the caller."""
 
-    def page_identity(self, caller: Any, address: int) -> Hashable:
+    def page_identity(self, caller: Any, address: int) -> Identity:
         """Which real page the caller sees at `address` (a page boundary). IoctlError(EFAULT): none."""
 
 

@@ -5,7 +5,7 @@ which order the selftest driver checks.
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from errno import EBADFD, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW
+from errno import EBADFD, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 from functools import partial
 from typing import Final
 
@@ -28,6 +28,7 @@ from ..errors import IoctlError
 from ..uapi.header import const, ffi
 from . import test_dma, test_dmabuf, test_pasid
 from .locking import in_steps, locked
+from .noiommu import CAP_SYS_RAWIO
 from .request import Request
 from .test_pasid import tables
 
@@ -80,13 +81,18 @@ async def add_reserved(request: Request) -> None:
 
 
 async def mock_domain(request: Request, new_device: Callable[[int], Driver] = kinds.KINDS[kinds.DEFAULT]) -> None:
-    """A new device, bound and attached to the IOAS or HWPT `id`. Errors: the driver's, device.bind, Device.attach."""
+    """A new device, bound and attached to the IOAS or HWPT `id`. Errors: the driver's, device.bind, Device.attach.
+
+    EPERM: one without an IOMMU takes CAP_SYS_RAWIO, as it does to open VFIO's.
+    """
     cmd, context = request.cmd, request.context
     flags = cmd.mock_domain_flags.dev_flags if cmd.op == _WITH_FLAGS else 0
     selftest = mock.Selftest()
     context.objects.reserve(selftest)
     try:
         selftest.driver = new_device(flags)
+        if selftest.driver.iommu is None and not request.caller.capable(CAP_SYS_RAWIO):
+            raise IoctlError(EPERM, f"{selftest.driver.name} does DMA to all memory; the caller does not have CAP_SYS_RAWIO")
         selftest.device = devices.bind(context, selftest.driver)
         async with locked(*tables(request, cmd.id)):
             hwpt_id = await in_steps(selftest.device.attach(cmd.id))
@@ -336,4 +342,4 @@ OPERATIONS: Final[Mapping[int, Operation]] = {
         "PASID_DETACH": test_pasid.pasid_detach,
         "PASID_CHECK_HWPT": test_pasid.pasid_check_hwpt,
     }.items()
-}
+} | {test_dma.DMA: test_dma.dma}

@@ -1,6 +1,9 @@
-"""TEST_CMD: what stands for the DMA of a mock device: marks of writes, and page faults. Ref: v7.3 selftest.c"""
+"""TEST_CMD: what stands for the DMA of a mock device: marks of writes, and page faults. Ref: v7.3 selftest.c
 
-from errno import EINVAL, EOVERFLOW
+And real DMA, of devices of every kind, which the kernel's test driver has not.
+"""
+
+from errno import EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW
 from typing import Final
 
 from ..devices import mock, mock_dma, mock_viommu, smmuv3
@@ -8,10 +11,14 @@ from ..engine.device import Device
 from ..engine.fault import PageFault
 from ..engine.hwpt import HwptPaging
 from ..errors import IoctlError
+from ..uapi.header import const
 from .locking import locked
 from .request import Request
 
 MOST_BITS: Final = 8 * (16 << 20)
+DMA: Final = 0x10000  # include/iommud/dma.h IOMMUD_TEST_OP_DMA
+LARGEST_DMA: Final = 1 << 20  # bytes in one go
+_WRITE: Final = const("MOCK_ACCESS_RW_WRITE")
 
 
 async def dirty(request: Request) -> None:
@@ -57,3 +64,24 @@ async def trigger_vevent(request: Request) -> None:
         device.driver.report_event(smmuv3.BAD_STE)
     else:
         raise IoctlError(EINVAL, f"{device} is of a kind without events")
+
+
+async def dma(request: Request) -> None:
+    """The device `id` reads memory into the client's buffer, or writes it from there.
+
+    EOPNOTSUPP: unknown flags. ENOMEM: more than 1 MiB. ENOENT: no such device. EFAULT: the buffer cannot be reached. Errors:
+    Device.dma_read.
+    """
+    wanted = request.cmd.access_rw
+    if wanted.flags & ~_WRITE:
+        raise IoctlError(EOPNOTSUPP, f"unknown flags {wanted.flags & ~_WRITE:#x}")
+    if wanted.length > LARGEST_DMA:
+        raise IoctlError(ENOMEM, f"{wanted.length} bytes are more than {LARGEST_DMA} in one go")
+    await request.settle(wanted.uptr, wanted.length)
+    device = request.context.objects.get(request.cmd.id, Device)
+    if wanted.flags & _WRITE:
+        device.dma_write(wanted.iova, memoryview(request.read(wanted.uptr, wanted.length, "the buffer")))
+        return
+    buffer = bytearray(wanted.length)
+    device.dma_read(wanted.iova, memoryview(buffer))
+    request.write(wanted.uptr, bytes(buffer), "the buffer")

@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include <linux/capability.h>
 #include <linux/iommufd.h>
@@ -249,6 +250,61 @@ static inline char *new_pages(size_t count)
 	NEED(p != MAP_FAILED);
 	NEED(munmap(p + count * PAGE, PAGE) == 0);
 	return p;
+}
+
+/* mmap(2) anywhere, undone at once: 0, or -errno. The offset may be any. */
+static inline long try_mmap(int fd, size_t length, int prot, int flags, uint64_t offset)
+{
+	long p = syscall(SYS_mmap, NULL, length, prot, flags, fd, offset);
+
+	if (p == -1)
+		return -errno;
+	NEED(munmap((void *)p, length) == 0);
+	return 0;
+}
+
+/* What reading and writing nothing at all gives: 0, or -errno. */
+enum empty { READ, WRITE, PREAD, PWRITE, READV, WRITEV, EMPTY_CALLS };
+
+static inline long try_empty(int fd, enum empty how)
+{
+	char byte;
+	struct iovec none = { &byte, 0 };
+	long rc = 0;
+
+	switch (how) {
+	case READ:
+		rc = read(fd, &byte, 0);
+		break;
+	case WRITE:
+		rc = write(fd, &byte, 0);
+		break;
+	case PREAD:
+		rc = pread(fd, &byte, 0, 0);
+		break;
+	case PWRITE:
+		rc = pwrite(fd, &byte, 0, 0);
+		break;
+	case READV:
+		rc = readv(fd, &none, 0);
+		break;
+	case WRITEV:
+		rc = writev(fd, &none, 0);
+		break;
+	case EMPTY_CALLS:
+		break;
+	}
+	return rc < 0 ? -errno : rc;
+}
+
+/* Each of them gives what is wanted; `text` is whose. */
+static inline void check_empty(int fd, const int wanted[EMPTY_CALLS], const char *text)
+{
+	static const char *const names[] = { "read", "write", "pread", "pwrite", "readv", "writev" };
+	unsigned int i;
+
+	for (i = 0; i < EMPTY_CALLS; i++)
+		CHECK_ERR(wanted[i], try_empty(fd, (enum empty)i), "%s: an empty %s", text, names[i]);
 }
 
 /* A copy of a struct that can be read and not written. */

@@ -2,8 +2,8 @@
 /*
  * The device as a file: it can be opened in any mode and asked with ioctl; the other calls on it
  * fail as they do on Linux's. Left out is what a file served from outside the kernel cannot hide:
- * that it is no character device (its type, mmap, epoll, FIONREAD) and that it has no offset
- * (pread, splice from it).
+ * that it is no character device (its type, epoll, FIONREAD) and that it has no offset (pread,
+ * splice from it).
  */
 #include "client.h"
 
@@ -13,7 +13,9 @@
 #include <sys/select.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
+
+#define R_ PROT_READ
+#define RW_ (PROT_READ | PROT_WRITE)
 
 /* A system call's result, or -errno. */
 static long result(long rc)
@@ -90,6 +92,70 @@ static void reading(int fd)
 	NEED(close(other) == 0 && close(file) == 0 && close(pipes[0]) == 0 && close(pipes[1]) == 0);
 }
 
+#define SHARED(length, prot, offset) try_mmap(fd, length, prot, MAP_SHARED, offset)
+#define NO_TYPE 0
+#define LARGEST (UINT64_MAX - PAGE + 1)
+
+static void mapping(int fd)
+{
+	static const uint64_t offsets[] = { 0, PAGE, 1UL << 32, 1UL << 60, 1UL << 63 };
+	int reader = open(DEVICE, O_RDONLY), writer = open(DEVICE, O_WRONLY);
+	int path = open(DEVICE, O_PATH);
+	char *page = new_pages(1);
+	unsigned int i;
+
+	NEED(reader >= 0 && writer >= 0 && path >= 0);
+	for (i = 0; i < ARRAY_LEN(offsets); i++) {
+		uint64_t offset = offsets[i];
+
+		CHECK_ERR(ENXIO, SHARED(PAGE, R_, offset), "mmap at %#lx, to read", offset);
+		CHECK_ERR(ENXIO, SHARED(MIB, RW_, offset), "to write");
+		CHECK_ERR(ENXIO, SHARED(1, PROT_NONE, offset), "less than a page, for nothing");
+		CHECK_ERR(EPERM, SHARED(PAGE, R_ | PROT_EXEC, offset), "to run");
+		CHECK_ERR(EINVAL, try_mmap(fd, PAGE, RW_, MAP_PRIVATE, offset), "a copy");
+	}
+	CHECK_ERR(ENXIO, SHARED(PAGE, R_, LARGEST - PAGE), "the last but one");
+	CHECK_ERR(EOVERFLOW, SHARED(PAGE, R_, LARGEST), "the last");
+	CHECK_ERR(EINVAL, SHARED(0, R_, 0), "nothing");
+	CHECK_ERR(ENOMEM, SHARED(U64_MAX, R_, 0), "more than there is");
+	CHECK_ERR(ENOMEM, SHARED(1UL << 48, R_, 0), "more than a process has");
+	CHECK_ERR(EINVAL, SHARED(PAGE, R_, 1), "between two pages");
+	CHECK_ERR(ENXIO, try_mmap(fd, PAGE, R_, MAP_SHARED_VALIDATE, 0), "validated");
+	CHECK_ERR(EOPNOTSUPP, try_mmap(fd, PAGE, R_, MAP_SHARED_VALIDATE | MAP_SYNC, 0), "a flag");
+	CHECK_ERR(ENXIO, try_mmap(fd, PAGE, R_, MAP_SHARED | MAP_SYNC, 0), "that is ignored else");
+	CHECK_ERR(EINVAL, try_mmap(fd, PAGE, R_, NO_TYPE, 0), "neither shared nor private");
+	CHECK_ERR(EINVAL, try_mmap(fd, PAGE, R_, MAP_SHARED | MAP_GROWSDOWN, 0), "one that grows");
+	CHECK_ERR(EINVAL, try_mmap(fd, PAGE, R_, MAP_SHARED | MAP_HUGETLB, 0), "of huge pages");
+	CHECK_TRUE(mmap(page + 1, PAGE, R_, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED &&
+		   errno == EINVAL, "at no page of the process");
+	CHECK_TRUE(mmap(page, PAGE, R_, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED &&
+		   errno == ENXIO, "at a page of the process");
+	CHECK_ERR(EINVAL, try_mmap(reader, PAGE, R_, MAP_SHARED, 0), "opened to read");
+	CHECK_ERR(EACCES, try_mmap(reader, PAGE, RW_, MAP_SHARED, 0), "and to write there");
+	CHECK_ERR(EACCES, try_mmap(writer, PAGE, R_, MAP_SHARED, 0), "opened to write");
+	CHECK_ERR(EBADF, try_mmap(path, PAGE, R_, MAP_SHARED, 0), "opened with O_PATH");
+	IN_CHILD(CHECK_ERR(ENXIO, SHARED(PAGE, R_, 0), "in a child"));
+	NEED(close(reader) == 0 && close(writer) == 0 && close(path) == 0);
+}
+
+static void empty(int fd)
+{
+	static const int both[] = { EINVAL, EINVAL, EINVAL, EINVAL, EINVAL, EINVAL };
+	static const int to_read[] = { EINVAL, EBADF, EINVAL, EBADF, EINVAL, EBADF };
+	static const int to_write[] = { EBADF, EINVAL, EBADF, EINVAL, EBADF, EINVAL };
+	int reader = open(DEVICE, O_RDONLY), writer = open(DEVICE, O_WRONLY), high = 500;
+	char byte;
+
+	NEED(reader >= 0 && writer >= 0 && dup2(fd, high) == high);
+	check_empty(fd, both, "opened for both");
+	check_empty(high, both, "a duplicate");
+	check_empty(reader, to_read, "to read");
+	check_empty(writer, to_write, "to write");
+	CHECK_ERR(EINVAL, result(pread(fd, &byte, 0, -1)), "at no place");
+	CHECK_ERR(EINVAL, result(syscall(SYS_read, fd, -1UL, 0)), "to no address");
+	NEED(close(reader) == 0 && close(writer) == 0 && close(high) == 0);
+}
+
 static void waiting(int fd)
 {
 	struct pollfd one = { .fd = fd, .events = POLLIN | POLLOUT | POLLPRI };
@@ -136,6 +202,8 @@ int main(void)
 	opening();
 	fd = open_iommu();
 	reading(fd);
+	mapping(fd);
+	empty(fd);
 	waiting(fd);
 	attributes(fd);
 	CHECK_OK(ioas_alloc(fd, &id), "ioctl works after all this");

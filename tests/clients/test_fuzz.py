@@ -56,6 +56,12 @@ def mock_daemon(open_directory: Path, connections: Path) -> Iterator[Daemon]:
         yield it
 
 
+@pytest.fixture
+def noiommu_daemon(open_directory: Path, connections: Path) -> Iterator[Daemon]:
+    with Daemon(str(open_directory / "iommu"), connections, "--mock", "--iommu", "none") as it:
+        yield it
+
+
 def leaves_no_trace(daemon: Daemon, program: str, calls: int) -> str:
     """What the fuzzer said."""
     descriptors = daemon.descriptors()
@@ -87,6 +93,11 @@ def test_random_calls_with_devices_leave_no_trace(mock_daemon: Daemon) -> None:
     assert rows <= {name.strip() for name in answers}
     reached = {name.strip() for name, counts in answers.items() if " ok " in counts}
     assert rows - reached <= SELDOM, "what never succeeds is not tried out"
+
+
+def test_random_calls_with_devices_without_an_iommu_leave_no_trace(noiommu_daemon: Daemon) -> None:
+    """And no memory whose physical addresses were told is remembered."""
+    leaves_no_trace(noiommu_daemon, "fuzz_devices", DEVICE_CALLS // 4)
 
 
 def test_killed_in_mid_flight(daemon: Daemon) -> None:

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Callable, Iterator
-from errno import EBUSY, EINVAL, ENOENT, EOPNOTSUPP, EPERM
+from errno import EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EPERM
 from itertools import permutations
 from typing import Any
 
@@ -90,6 +90,21 @@ def test_no_kind_takes_another_ones_page_tables(world: World, plug: Plug, kind: 
     mine.dma_write(iova, memoryview(b"from one to the other"))
     theirs.dma_read(iova, seen := memoryview(bytearray(21)))
     assert bytes(seen) == b"from one to the other"
+
+
+@pytest.mark.parametrize("kind", WITH_IOMMU)
+def test_a_device_without_an_iommu_takes_any_page_table_and_shares_none(world: World, plug: Plug, kind: str) -> None:
+    ioas, elsewhere, mine, none = world.ioas(), world.ioas(), plug(kind), plug("none")
+    assert attach(none, ioas) == attach(plug("none", PASIDS | NO_DIRTY), ioas)
+    hwpt = none.group.hwpt
+    assert hwpt is not None
+    for other in (hwpt, ioas):
+        assert errno_of(lambda other=other: attach(mine, other)) == (EINVAL if other is hwpt else 0)  # type: ignore[misc]
+    mine.detach()
+    attach(mine, elsewhere)
+    for other in (hwpt, ioas):
+        assert errno_of(lambda other=other: replace(mine, other)) == ENODEV  # type: ignore[misc]
+    assert replace(none, elsewhere) == mine.group.attachments[0].hwpt.id
 
 
 @pytest.mark.parametrize(("kind", "other"), list(permutations(WITH_IOMMU, 2)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from errno import EADDRINUSE, EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM
 
 from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
-from iommud.engine.pages import AccountMode
+from iommud.engine.pages import AccountMode, Identity
 from iommud.engine.span import U64_MAX
 
 from .fakes import FakeDriver, FakeOrigin, P
@@ -175,9 +175,9 @@ class Model:
             for index in indexes - set(pages.held):
                 pages.held[index] = pages.origin.memory[pages.first + index]
 
-    def pins(self) -> Counter[int]:
+    def pins(self) -> Counter[Identity]:
         """Real page -> how often it is pinned."""
-        return Counter(id(page) for pages in self.covered() for page in pages.held.values())
+        return Counter((id(page), 0) for pages in self.covered() for page in pages.held.values())
 
     def try_pins(self, wanted: list[tuple[MPages, range]]) -> None:
         """EFAULT, ENOMEM: these cannot all be pinned, one after the other."""

@@ -16,7 +16,7 @@ from iommud.engine.hwpt import HwptPaging, alloc_paging
 from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
 from iommud.engine.ioas import Ioas
 from iommud.engine.objects import Object, ObjectTable
-from iommud.engine.pages import PAGE_SIZE, AccountMode, Slice, file_slice, user_slice
+from iommud.engine.pages import PAGE_SIZE, AccountMode, Identity, Slice, Stretch, file_slice, user_slice
 from iommud.engine.span import U64_MAX
 from iommud.engine.user_data import UserData
 from iommud.errors import IoctlError
@@ -78,16 +78,20 @@ class FakePin:
         for page, at, done, count in self._spans(offset, len(data)):
             self.pages[page][at : at + count] = data[done : done + count]
 
-    def identity(self, offset: int) -> Hashable:
+    def identity(self, offset: int) -> Identity:
         assert not self.closed
         assert offset % P == 0
         if self.origin.lost:
             raise IoctlError(EFAULT, "lost")
-        return id(self.pages[offset // P])
+        return self.origin.named(self.first + offset // P, self.pages[offset // P])
 
-    def places(self, identity: Hashable) -> list[int]:
+    def stretches(self) -> list[Stretch]:
         assert not self.closed
-        return [] if self.origin.lost else [at * P for at, page in enumerate(self.pages) if id(page) == identity]
+        if self.origin.lost:
+            return []
+        if self.origin.block:
+            return [Stretch(*self.identity(0), len(self.pages) * P, self.origin.block)]
+        return [Stretch(*self.identity(at * P), P, P) for at in range(len(self.pages))]
 
     def close(self) -> None:
         assert not self.closed, "a pin is closed once"
@@ -99,6 +103,7 @@ class FakeOrigin:
     """A process's memory, or a file: pages that come into being when they are asked for.
 
     `absent`: pages (address / P) that are not mapped. `lost`: what was pinned is lost, and nothing more can be pinned. `limit`: bytes.
+    `block`: it is one memory, never remapped, that lies together by so many bytes. 0: each page is a memory of its own.
     """
 
     def __init__(self, faults: Faults | None = None, *, uid: int = 1000, mm: Hashable = "mm", is_file: bool = False) -> None:
@@ -111,6 +116,7 @@ class FakeOrigin:
         self.absent: set[int] = set()
         self.lost = False
         self.limit: int | None = None
+        self.block = 0
         self.locked = 0
         self.held = 0
         self.pins: list[FakePin] = []
@@ -174,8 +180,11 @@ class FakeOrigin:
         self.read_now(address, memoryview(buffer))
         return bytes(buffer)
 
-    def identity(self, number: int) -> Hashable:
-        return id(self.page(number))
+    def identity(self, number: int) -> Identity:
+        return self.named(number, self.page(number))
+
+    def named(self, number: int, page: bytearray) -> Identity:
+        return (self, number * P) if self.block else (id(page), 0)
 
     def open_pins(self) -> Counter[int]:
         """Page -> open pins that hold it."""
@@ -265,7 +274,7 @@ class FakeUser:
     def __str__(self) -> str:
         return self.name
 
-    def pin(self, iova: int, length: int, *, write: bool = False) -> list[Hashable]:
+    def pin(self, iova: int, length: int, *, write: bool = False) -> list[Identity]:
         """The identities of the pages."""
         pinned = self.access.pin_pages(iova, length, write=write)
         self.items.append((iova, length))

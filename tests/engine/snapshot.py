@@ -13,7 +13,7 @@ from iommud.engine.hwpt import NO_PASID, Hwpt, HwptPaging
 from iommud.engine.ioas import Ioas
 from iommud.engine.nested import HwptNested
 from iommud.engine.objects import Object, ObjectTable
-from iommud.engine.pages import PAGE_SIZE, AccountMode, Pages
+from iommud.engine.pages import PAGE_SIZE, AccountMode, Identity, Pages
 from iommud.engine.span import U64_MAX
 
 from .fakes import FakeDriver, FakeOrigin, FakeUser
@@ -195,7 +195,7 @@ def _check_pages(host: Host, contexts: list[Context], users: list[FakeUser]) -> 
                 base = area.start_byte - area.iova
                 needed[area.pages][(base + start) // PAGE_SIZE, (base + end) // PAGE_SIZE] += 1
                 pins[area] += 1
-    held: Counter[Hashable] = Counter()  # real page -> Pages that hold it
+    held: Counter[Identity] = Counter()  # real page -> Pages that hold it
     by_user: Counter[int] = Counter()
     by_process: Counter[Hashable] = Counter()
     for pages, areas in all_pages.items():

@@ -366,14 +366,14 @@ class DeviceMachine(RuleBasedStateMachine):
         for area in chosen.areas:
             page = area.pages.held.get((area.start_byte + area.length - 1) // P)
             shown = iopt.translate(area.last)
-            assert shown == ((id(page), (area.start_byte + area.length - 1) % P) if chosen.hwpts else None)
+            assert shown == (((id(page), 0), (area.start_byte + area.length - 1) % P) if chosen.hwpts else None)
 
     @invariant()
     def pins_and_charges_as_the_model_has_them(self) -> None:
         pins, host = self.model.pins(), self.world.host
         for origin in self.world.origins:
             for page in [*origin.memory.values(), *origin.replaced]:
-                assert host.pins(id(page)) == pins[id(page)]
+                assert host.pins((id(page), 0)) == pins[id(page), 0]
         charged = dict(host.process_pages) | dict(host.user_pages.items())
         assert charged == self.model.charges(self.model.covered())
 

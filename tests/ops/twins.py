@@ -1,10 +1,11 @@
 """Twins of what a request needs of the outside: a caller whose memory is a few mapped stretches of bytes."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from errno import EMFILE
 from typing import Any
 
 from iommud.engine.context import Context
+from iommud.engine.pages import Identity
 from iommud.errors import IoctlError
 from iommud.ops.dispatch import Dispatcher, Handler
 from iommud.ops.request import Given
@@ -97,7 +98,7 @@ class NoOrigins:
     def moved(self, caller: Any, origin: Any) -> Any:
         raise AssertionError("not for this test")
 
-    def page_identity(self, caller: Any, address: int) -> Hashable:
+    def page_identity(self, caller: Any, address: int) -> Identity:
         raise AssertionError("not for this test")
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,12 @@ def test_bash(line: str, environment: dict[str, str]) -> None:
 @pytest.mark.parametrize("line", LINES)
 def test_fish(line: str, environment: dict[str, str]) -> None:
     assert fish(line, environment) == LINES[line]
+
+
+@pytest.mark.parametrize("ask", [bash, fish])
+def test_after_two_dashes_no_option_is_iommuds(ask: Callable[[str, dict[str, str]], set[str]], environment: dict[str, str]) -> None:
+    assert "--why" in ask("iommud run --w", environment)
+    assert "--why" not in ask("iommud run -- --w", environment)
 
 
 @pytest.fixture(params=["bash", "zsh"])

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import AS_NOBODY, IOMMUD, PATIENCE, mounts_at, processes_with, wait_for_end, wait_for_input
+from tests.support import (
+    AS_NOBODY,
+    IOMMUD,
+    PATIENCE,
+    daemon_and_watcher,
+    mounts_at,
+    processes_with,
+    wait_for_end,
+    wait_for_input,
+)
 
 AWAY = f"alloc {errno.ENOTCONN} open {errno.ENOTCONN}"
 
@@ -28,7 +37,7 @@ class Running:
         )
         try:
             assert [self.line(), self.line()] == ["ioas 1", f"refused {errno.ENOENT}"]
-            (self.daemon,) = processes_with(marker) - {self.process.pid}
+            self.daemon, self.watcher = daemon_and_watcher(marker, self.process.pid)
         except BaseException:
             self.stop()
             raise
@@ -50,6 +59,7 @@ class Running:
 
     def assert_nothing_left(self) -> None:
         wait_for_end(self.daemon)
+        wait_for_end(self.watcher)
         assert not [line for line in mounts_at("/dev/iommu") if str(self.daemon) in line]
 
 
@@ -89,16 +99,29 @@ def test_the_daemon_is_killed(running: Running, number: signal.Signals) -> None:
     assert running.process.returncode == 0, "the program itself goes on"
 
 
-def test_the_daemon_keeps_nothing_of_the_program(running: Running) -> None:
-    daemon = Path("/proc", str(running.daemon))
-    held = {name: os.readlink(daemon / "fd" / name) for name in os.listdir(daemon / "fd")}
+def assert_keeps_nothing(process: int, running: Running) -> dict[str, str]:
+    """A process beside the program; returns what its descriptors are."""
+    place = Path("/proc", str(process))
+    held = {name: os.readlink(place / "fd" / name) for name in os.listdir(place / "fd")}
     assert held["0"] == held["1"] == "/dev/null"
-    assert held["2"] == os.readlink("/proc/self/fd/2"), "it says --why there"
     mine = {os.readlink(f"/proc/{running.process.pid}/fd/{n}") for n in (0, 1)}
     assert not mine & set(held.values())
-    assert os.getsid(running.daemon) != os.getsid(running.process.pid), "no signal of the terminal reaches it"
-    assert (daemon / "cwd").readlink() == Path("/")
-    assert os.readlink(daemon / "ns" / "mnt") != os.readlink(f"/proc/{running.process.pid}/ns/mnt")
+    assert os.getsid(process) != os.getsid(running.process.pid), "no signal of the terminal reaches it"
+    assert (place / "cwd").readlink() == Path("/")
+    assert os.readlink(place / "ns" / "mnt") != os.readlink(f"/proc/{running.process.pid}/ns/mnt")
+    return held
+
+
+def test_the_daemon_keeps_nothing_of_the_program(running: Running) -> None:
+    held = assert_keeps_nothing(running.daemon, running)
+    assert held["2"] == os.readlink("/proc/self/fd/2"), "it says --why there"
+    assert "anon_inode:seccomp notify" not in held.values(), "it does not keep the watcher's"
+
+
+def test_the_watcher_keeps_nothing_but_its_listener(running: Running) -> None:
+    held = assert_keeps_nothing(running.watcher, running)
+    assert held.pop("2") == "/dev/null"
+    assert sorted(held.values()) == ["/dev/null", "/dev/null", "anon_inode:seccomp notify"]
 
 
 def test_what_a_program_leaves_running_keeps_the_device(probe: str) -> None:
@@ -118,7 +141,7 @@ def test_what_a_program_leaves_running_keeps_the_device(probe: str) -> None:
     assert b"ioas 1\n" in lines
     assert process.wait(PATIENCE) == 0
     (left,) = (int(line) for line in lines if line.strip().isdigit())
-    (daemon,) = processes_with(marker) - {left}
+    daemon, watcher = daemon_and_watcher(marker, left)
 
     wait_for_input(process.stderr.fileno(), "the daemon's leave of stderr")
     assert process.stderr.read() == b"", "nobody holds the user's stderr"
@@ -128,6 +151,7 @@ def test_what_a_program_leaves_running_keeps_the_device(probe: str) -> None:
     os.close(writer)
     wait_for_end(left)
     wait_for_end(daemon)
+    wait_for_end(watcher)
     process.stdout.close()
     process.stderr.close()
 

@@ -143,6 +143,33 @@ def test_identity(client: Client, source: Source, sources: Sources) -> None:
     file.drop()
 
 
+def test_stretches(client: Client, source: Source) -> None:
+    """One for each mapping, each as `identity` says it, and all of the pin."""
+    start = client.do("anonymous(R | W)")
+    client.do("fd = memfd(8 * PAGE)")
+    client.do(f"map_(PAGE, R | W, SHARED | 0x10, fd, 3 * PAGE, {start + 2 * PAGE})")  # MAP_FIXED
+    pin = source.pin(start, 4 * PAGE, True)
+    found = list(pin.stretches())
+    assert [stretch.length for stretch in found] == [2 * PAGE, PAGE, PAGE]
+    assert [stretch.identity for stretch in found] == [pin.identity(at * PAGE) for at in (0, 2, 3)]
+    assert {stretch.page_size for stretch in found} == {PAGE}
+    assert found[1].identity[0] == "file"
+    assert found[1].identity[-1] == 3 * PAGE
+    pin.close()
+
+
+@pytest.mark.usefixtures("huge_pages")
+@pytest.mark.parametrize("name", [name for name in GOOD if "huge" in name])
+def test_stretches_of_huge_pages(name: str, client: Client, sources: Sources) -> None:
+    source, pin, _ = pin_case(name, client, sources)
+    assert isinstance(pin, Pin)
+    [stretch] = pin.stretches()
+    assert stretch == (pin.identity(0), pin.length, HUGE)
+    assert stretch.identity[-1] % HUGE == 0
+    pin.close()
+    source.drop()
+
+
 def test_identity_of_a_forked_child(client: Client, sources: Sources, source: Source) -> None:
     private, shared = client.do("anonymous(R | W)"), client.do("anonymous(R | W, SHARED)")
     read, write = client.do("os.pipe()")

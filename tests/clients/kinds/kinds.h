@@ -40,6 +40,7 @@ static inline long attach(int fd, const struct device *device, uint32_t pt)
 	return call((int)device->handle, KINDS_ATTACH_PT, &cmd);
 }
 
+/* The next that nobody has bound yet. */
 static inline bool vfio_device(int fd, struct device *device)
 {
 	struct kinds_bind_iommufd cmd = { .argsz = sizeof(cmd), .iommufd = fd };
@@ -48,7 +49,7 @@ static inline bool vfio_device(int fd, struct device *device)
 	size_t i;
 	int file;
 
-	if (glob("/dev/vfio/devices/vfio*", 0, NULL, &paths))
+	if (glob("/dev/vfio/devices/*vfio*", 0, NULL, &paths))
 		return false;
 	for (i = 0; i < paths.gl_pathc && !found; i++) {
 		file = open(paths.gl_pathv[i], O_RDWR | O_CLOEXEC);

@@ -73,9 +73,16 @@ static void no_room(void)
 /* By itself it does nothing. */
 static void file_operations(void)
 {
+	static const int empty[] = { EINVAL, EINVAL, ESPIPE, ESPIPE, EINVAL, EINVAL };
 	int a = new_access(fd, ioas, 0);
 	struct iommu_ioas_alloc cmd = { .size = sizeof(cmd) };
 	char byte = 0;
+
+	check_empty(a, empty, "an access");
+	CHECK_ERR(ENODEV, try_mmap(a, PAGE, PROT_READ, MAP_SHARED, 0), "mmap");
+	CHECK_ERR(ENODEV, try_mmap(a, PAGE, PROT_WRITE, MAP_PRIVATE, 0), "a copy");
+	CHECK_ERR(EPERM, try_mmap(a, PAGE, PROT_EXEC, MAP_SHARED, 0), "to run");
+	CHECK_ERR(ENODEV, try_mmap(a, PAGE, PROT_READ, MAP_SHARED | MAP_GROWSDOWN, 0), "to grow");
 
 	CHECK_ERR(EINVAL, read(a, &byte, 1) < 0 ? -errno : 0, "read");
 	CHECK_ERR(EINVAL, write(a, &byte, 1) < 0 ? -errno : 0, "write");

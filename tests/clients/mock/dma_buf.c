@@ -62,6 +62,8 @@ static void fresh(void)
 
 static void descriptors(void)
 {
+	static const int empty[] = { EINVAL, EINVAL, ESPIPE, ESPIPE, EINVAL, EINVAL };
+	static const int to_read[] = { EINVAL, EBADF, ESPIPE, ESPIPE, EINVAL, EBADF };
 	int buffer, memfd = memfd_create("file", MFD_CLOEXEC);
 	struct rlimit limit, none;
 
@@ -73,8 +75,15 @@ static void descriptors(void)
 	buffer = new_dma_buf();
 	CHECK_EQ(fcntl(buffer, F_GETFD), FD_CLOEXEC, "closed on exec");
 	CHECK_EQ(fcntl(buffer, F_GETFL) & O_ACCMODE, O_RDONLY, "as it was asked for");
+	check_empty(buffer, to_read, "one to read");
+	CHECK_ERR(EINVAL, try_mmap(buffer, PAGE, PROT_READ, MAP_SHARED, 0), "mmap of it");
 	NEED(close(buffer) == 0);
 	CHECK_TRUE(dma_buf_get(1, O_RDWR) >= 0, "a byte");
+	check_empty(buffer, empty, "one to read and write");
+	CHECK_ERR(EINVAL, try_mmap(buffer, PAGE, PROT_WRITE, MAP_SHARED, 0), "mmap of it");
+	CHECK_ERR(EINVAL, try_mmap(buffer, PAGE, PROT_WRITE, MAP_PRIVATE, 0), "a copy");
+	CHECK_ERR(EPERM, try_mmap(buffer, PAGE, PROT_EXEC, MAP_SHARED, 0), "to run");
+	CHECK_ERR(EINVAL, try_mmap(buffer, PAGE, PROT_READ, MAP_SHARED, 1UL << 63), "far away");
 	CHECK_EQ(fcntl(buffer, F_GETFD), 0, "not closed on exec");
 	CHECK_EQ(fcntl(buffer, F_GETFL) & O_ACCMODE, O_RDWR, "read and write");
 	CHECK_OK(map_file_at(fd, ioas, buffer, 0, PAGE, BASE), "it has a page");

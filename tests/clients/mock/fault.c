@@ -91,11 +91,16 @@ static void allocation(int fd)
 
 static void empty(int fd)
 {
+	static const int nothing[] = { 0, 0, ESPIPE, ESPIPE, 0, 0 };
 	char buffer[2 * RECORD];
 	uint32_t id;
 	int queue;
 
 	NEED(fault_alloc(fd, 0, &id, &queue) == 0);
+	check_empty(queue, nothing, "a queue without faults");
+	CHECK_ERR(EFAULT, result(syscall(SYS_read, queue, -1UL, 0)), "read: no user's address");
+	CHECK_ERR(ENODEV, try_mmap(queue, PAGE, PROT_READ, MAP_SHARED, 0), "mmap");
+	CHECK_ERR(EPERM, try_mmap(queue, PAGE, PROT_EXEC, MAP_SHARED, 0), "mmap to run");
 	CHECK_EQ(result(read(queue, buffer, RECORD)), 0, "read: nothing");
 	CHECK_EQ(result(read(queue, buffer, sizeof(buffer))), 0, "read: room for two");
 	CHECK_EQ(result(read(queue, buffer, 0)), 0, "read: no room");
@@ -113,6 +118,7 @@ static void empty(int fd)
 
 static void one_fault(int fd, uint32_t device, int queue)
 {
+	static const int full[] = { EINVAL, 0, ESPIPE, ESPIPE, 0, 0 };
 	struct iommu_hwpt_pgfault fault[2];
 	struct epoll_event event = { .events = EPOLLIN };
 	int epoll = epoll_create1(0);
@@ -124,6 +130,8 @@ static void one_fault(int fd, uint32_t device, int queue)
 	CHECK_EQ(epoll_wait(epoll, &event, 1, -1), 1, "epoll: to read");
 	CHECK_ERR(EFAULT, result(read(queue, unmapped(), RECORD)), "read: to nowhere");
 	CHECK_EQ(ready(queue), POLLIN | POLLOUT, "poll: it is still there");
+	check_empty(queue, full, "a queue with a fault");
+	CHECK_ERR(EFAULT, result(syscall(SYS_read, queue, -1UL, 0)), "read: no user's address");
 	memset(fault, 0xff, sizeof(fault));
 	CHECK_EQ(result(read(queue, fault, sizeof(fault))), RECORD, "read: one record");
 	CHECK_EQ(fault[0].flags, IOMMU_PGFAULT_FLAGS_LAST_PAGE, "flags");

@@ -162,7 +162,7 @@ static long move_add_reserved(struct runner *r, uint32_t id)
 	return test_cmd(fd, IOMMU_TEST_OP_ADD_RESERVED, &cmd);
 }
 
-/* No device is without an IOMMU, so it ends with EOPNOTSUPP. */
+/* No device here is without an IOMMU, so it ends with EOPNOTSUPP. */
 static long move_physical(struct runner *r, uint32_t id)
 {
 	struct iommu_ioas_noiommu_get_pa cmd = { .size = sizeof(cmd), .ioas_id = id, .length = PAGE,

@@ -45,6 +45,7 @@ static int ready(int queue)
 
 static void allocation(void)
 {
+	static const int empty[] = { EINVAL, EINVAL, ESPIPE, ESPIPE, 0, EINVAL };
 	struct guest g = new_guest();
 	struct iommu_veventq_alloc good = { .size = sizeof(good), .viommu_id = g.viommu,
 					    .type = KIND, .veventq_depth = 2 }, cmd = good;
@@ -95,6 +96,9 @@ static void allocation(void)
 	CHECK_ERR(ESPIPE, result(lseek(queue, 0, SEEK_SET)), "lseek");
 	CHECK_ERR(ESPIPE, result(pread(queue, buffer, EVENT, 0)), "pread");
 	CHECK_ERR(EINVAL, result(write(queue, buffer, EVENT)), "write");
+	check_empty(queue, empty, "a queue");
+	CHECK_ERR(EFAULT, result(syscall(SYS_read, queue, -1UL, 0)), "read to no user's address");
+	CHECK_ERR(ENODEV, try_mmap(queue, PAGE, PROT_WRITE, MAP_SHARED, 0), "mmap");
 	CHECK_ERR(ENOTTY, call(queue, IOMMU_DESTROY, buffer), "ioctl");
 	NEED(close(queue) == 0);
 	CHECK_ERR(EEXIST, try(g.fd, good), "closed, it is still there");

@@ -2,32 +2,11 @@
 /* VIOMMU_ALLOC with data, and the mapping that it is for. hwpt_viommu.c has the rest. */
 #include "viommu.h"
 
-#include <setjmp.h>
-#include <signal.h>
-
 #define LEAST 8
 
-static sigjmp_buf back;
-
-static void on_bus_error(int number)
+static long map(int fd, uint64_t offset, size_t length)
 {
-	siglongjmp(back, number);
-}
-
-/* 0: one cannot get at these bytes of the file, be it that mmap or that the first touch fails. */
-static long reach(int fd, uint64_t offset, size_t length, size_t touched)
-{
-	volatile char *p = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, (off_t)offset);
-	volatile long found = 0;
-
-	if (p == MAP_FAILED)
-		return errno == ENXIO ? 0 : -errno;
-	if (sigsetjmp(back, 1) == 0) {
-		(void)p[touched];
-		found = 1;
-	}
-	NEED(munmap((void *)p, length) == 0);
-	return found;
+	return try_mmap(fd, length, PROT_READ | PROT_WRITE, MAP_SHARED, offset);
 }
 
 static long with(struct guest *g, struct iommu_viommu_selftest *data, uint32_t length, uint32_t *id)
@@ -98,15 +77,22 @@ static void other_ranges(void)
 	uint64_t offset;
 	uint32_t id;
 
-	NEED(signal(SIGBUS, on_bus_error) != SIG_ERR);
 	NEED(with(&g, &data, sizeof(data), &id) == 0);
 	offset = data.out_mmap_offset;
-	CHECK_OK(reach(g.fd, 0, PAGE, 0), "the first page of the file");
-	CHECK_OK(reach(g.fd, offset + 2 * PAGE, PAGE, 0), "what lies behind a range");
-	CHECK_OK(reach(g.fd, offset, 3 * PAGE, 2 * PAGE), "in one mapping with it");
-	CHECK_OK(reach(other.fd, offset, 2 * PAGE, PAGE), "another context's");
+	CHECK_ERR(ENXIO, map(g.fd, 0, PAGE), "the first page of the file");
+	CHECK_ERR(ENXIO, map(g.fd, offset + 2 * PAGE, PAGE), "what lies behind a range");
+	CHECK_ERR(ENXIO, map(g.fd, offset - PAGE, 2 * PAGE), "what lies before it");
+	CHECK_ERR(ENXIO, map(g.fd, offset, 3 * PAGE), "in one mapping with it");
+	CHECK_ERR(ENXIO, map(g.fd, offset, PAGE), "its first page alone");
+	CHECK_ERR(ENXIO, map(g.fd, offset + PAGE, PAGE), "its second page alone");
+	CHECK_OK(map(g.fd, offset, PAGE + 1), "a part of its second page is all of it");
+	CHECK_ERR(EPERM, try_mmap(g.fd, 2 * PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, offset),
+		  "to run it");
+	CHECK_ERR(EINVAL, try_mmap(g.fd, 2 * PAGE, PROT_READ, MAP_PRIVATE, offset), "a copy of it");
+	CHECK_ERR(ENXIO, map(other.fd, offset + PAGE, 2 * PAGE), "another context's");
+	CHECK_OK(map(g.fd, offset, 2 * PAGE), "the range itself");
 	NEED(destroy(g.fd, id) == 0);
-	CHECK_OK(reach(g.fd, offset, 2 * PAGE, 0), "a range that is gone");
+	CHECK_ERR(ENXIO, map(g.fd, offset, 2 * PAGE), "a range that is gone");
 	NEED(close(g.fd) == 0 && close(other.fd) == 0);
 }
 
