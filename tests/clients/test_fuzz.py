@@ -22,6 +22,7 @@ DEVICE_CALLS = 500_000
 SECONDS = 240  # the fuzzer ends itself after that many
 GROWTH = 12  # bytes a call, of resident memory: allocator's slack. What is left of any object is more
 TRIES = 200
+OURS = 1 << 16  # operations from this number on are iommud's own, which the kernel's mock does not have
 # No device is without an IOMMU; and an event takes a device that is attached below a vIOMMU that knows it and has a queue.
 SELDOM = {"IOAS_NOIOMMU_GET_PA", f"test operation {const('IOMMU_TEST_OP_TRIGGER_VEVENT')}"}
 KILLS = 8
@@ -89,7 +90,7 @@ def test_random_calls_with_devices_leave_no_trace(mock_daemon: Daemon) -> None:
     """All commands and all operations of the mock device, with IDs of the right kind, the wrong kind, of other files, just destroyed."""
     said = leaves_no_trace(mock_daemon, "fuzz_devices", DEVICE_CALLS)
     answers = dict(re.findall(r"^(.{24})(.*)$", said, re.MULTILINE))
-    rows = {row.name for row in ROWS} | {f"test operation {number}" for number in OPERATIONS}
+    rows = {row.name for row in ROWS} | {f"test operation {number}" for number in OPERATIONS if number < OURS}
     assert rows <= {name.strip() for name in answers}
     reached = {name.strip() for name, counts in answers.items() if " ok " in counts}
     assert rows - reached <= SELDOM, "what never succeeds is not tried out"
