@@ -120,10 +120,10 @@ class ProcessOrigins:
         self.true_pins = self._sources.true_pins
         self._origins: dict[Source, ProcessOrigin] = {}
 
-    def address_space(self, caller: Caller, readable: int) -> ProcessOrigin:
+    def address_space(self, caller: Caller) -> ProcessOrigin:
         return self._origin(self._with_descriptors(lambda: self._sources.address_space(caller)))
 
-    def file(self, caller: Caller, number: int, readable: int) -> ProcessOrigin:
+    def file(self, caller: Caller, number: int) -> ProcessOrigin:
         return self._origin(self._with_descriptors(lambda: self._sources.file(caller, number)))
 
     def moved(self, caller: Caller, origin: Origin) -> ProcessOrigin:
