@@ -45,5 +45,13 @@ ARM64: Final = Machine(
     openat=56,
     close=57,
     sigprocmask=135,
+    mmap=222,
+    munmap=215,
+    mremap=216,
+    madvise=233,
+    capset=91,
+    clone=220,
+    exit=93,
+    interruptible=None,
     compat=ARM,
 )

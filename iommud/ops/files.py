@@ -32,13 +32,14 @@ log: Final = logging.getLogger("iommud")
 @dataclass(frozen=True)
 class Options:
     """What a device offers. `why` gets one line for each refused ioctl; `mock`: the kernel's selftest driver is there, and its devices
-    stand behind an IOMMU of the kind `iommu` (devices.kinds.KINDS). `added_filters`: how many seccomp filters (cuse_glue.seccomp) clients
-    were given by us, beside those that we have ourselves; None: they come from elsewhere."""
+    stand behind an IOMMU of the kind `iommu` (devices.kinds.KINDS). `watched`: whether clients, which `iommud run` has started, are under a
+    seccomp filter of ours (cuse_glue.seccomp); None: they come from elsewhere. `pin`: "uring" makes pins true (cuse_glue.true_pin)."""
 
     mock: bool = False
     iommu: str = kinds.DEFAULT
     why: Callable[[str], None] | None = None
-    added_filters: int | None = None
+    pin: str = "watch"
+    watched: bool | None = None
 
 
 def calm_collector() -> None:
@@ -56,10 +57,12 @@ class IommuDevice:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
-        self._origins = ProcessOrigins()
+        harmless_filters = None if self.options.watched is None else int(self.options.watched)
+        self._origins = ProcessOrigins(true_pins=self.options.pin == "uring", harmless_filters=harmless_filters)
+        self.true_pins = self._origins.true_pins
         self.host = Host()
         self._open_files = 0
-        self._injector = Injector(added_filters=self.options.added_filters)
+        self._injector = Injector(harmless_filters=harmless_filters)
         self.mapped = ShownFile(self.host) if self.options.mock else None  # the mock alone has something to map
         test_command = TestCommand(self.options.iommu) if self.options.mock else None
         self.dispatcher = Dispatcher(self._origins, DescriptorBook(self._injector), test_command)
@@ -75,6 +78,8 @@ class IommuDevice:
     def closed(self) -> None:
         """A context's file was released. With the last one, nothing that was kept about clients is worth keeping."""
         self._open_files -= 1
+        if self.true_pins is not None:
+            self.true_pins.released()
         if not self._open_files:
             self._origins.forget_callers()
             gc.collect()  # nobody waits for an answer now; see `calm_collector`
@@ -82,6 +87,8 @@ class IommuDevice:
     def shutdown(self) -> None:
         """The session has ended: let go of what is kept about clients."""
         self._injector.close()
+        if self.true_pins is not None:
+            self.true_pins.close()
         self._origins.forget_callers()
 
 
@@ -125,6 +132,11 @@ class IommuFile:
         self.context = Context(device.host)
 
     async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
+        result = await self._result(caller, cmd, arg)
+        true_pins = self._device.true_pins
+        return await true_pins.settle(caller, result) if true_pins is not None else result
+
+    async def _result(self, caller: Caller, cmd: int, arg: int) -> int:
         try:
             return await self._device.dispatcher.dispatch(self.context, caller, cmd, arg)
         except IoctlError as refusal:

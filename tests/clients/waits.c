@@ -3,7 +3,7 @@
  * waits PATH: an ioctl on PATH that does not end, because the page with its struct never comes.
  * Says "waiting" once it waits, and "errno N" when it has ended after all.
  */
-#include "slow_page.h"
+#include "slow.h"
 
 #include <pthread.h>
 
@@ -22,7 +22,6 @@ int main(int argc, char **argv)
 	pthread_t thread;
 	int uffd;
 
-	page = sysconf(_SC_PAGESIZE);
 	checks_begin();
 	fd = open(argc > 1 ? argv[1] : DEVICE, O_RDWR | O_CLOEXEC);
 	uffd = slow_pages(1, &where);

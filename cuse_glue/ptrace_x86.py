@@ -1,0 +1,54 @@
+"""Where x86-64 keeps a stopped thread's registers, 64-bit and 32-bit, and its system calls (ptrace.py)."""
+
+from typing import Final
+
+from .ptrace import Machine
+
+# struct user_regs_struct32; Ref: v7.3 arch/x86/include/asm/user_32.h, arch/x86/entry/syscalls/syscall_32.tbl. However a 32-bit thread
+# entered the kernel, it leaves it just past an int $0x80: the faster ways are in the vdso, where one stands for this (int80_landing_pad).
+I386: Final = Machine(
+    bits=32,
+    words=17,
+    instruction=b"\xcd\x80",  # int $0x80
+    instruction_pointer=12,
+    stack_pointer=15,
+    red_zone=0,
+    called=11,  # orig_eax
+    number=6,  # eax
+    arguments=(0, 1, 2, 3, 4, 5),  # ebx ecx edx esi edi ebp
+    result=6,
+    first_argument=0,
+    ioctl=54,
+    openat=295,
+    close=6,
+    sigprocmask=175,
+)
+
+# struct user_regs_struct; Ref: v7.3 arch/x86/include/asm/user_64.h, arch/x86/entry/syscalls/syscall_64.tbl
+X86_64: Final = Machine(
+    bits=64,
+    words=27,
+    instruction=b"\x0f\x05",  # syscall
+    instruction_pointer=16,
+    stack_pointer=19,
+    red_zone=128,
+    called=15,  # orig_rax
+    number=10,  # rax
+    arguments=(14, 13, 12, 7, 9, 8),  # rdi rsi rdx r10 r8 r9
+    result=10,  # rax
+    first_argument=14,
+    ioctl=16,
+    openat=257,
+    close=3,
+    sigprocmask=14,
+    mmap=9,
+    munmap=11,
+    mremap=25,
+    madvise=28,
+    capset=126,
+    clone=56,
+    exit=60,
+    # epoll_wait, epoll_pwait, epoll_pwait2, rt_sigtimedwait, semop, semtimedop, io_getevents
+    interruptible=frozenset((232, 281, 441, 128, 65, 220, 208)),
+    compat=I386,
+)
