@@ -255,7 +255,11 @@ static inline char *new_pages(size_t count)
 /* mmap(2) anywhere, undone at once: 0, or -errno. The offset may be any. */
 static inline long try_mmap(int fd, size_t length, int prot, int flags, uint64_t offset)
 {
+#ifdef SYS_mmap2 /* a 32-bit program's offsets are pages */
+	long p = syscall(SYS_mmap2, NULL, length, prot, flags, fd, (unsigned long)(offset >> 12));
+#else
 	long p = syscall(SYS_mmap, NULL, length, prot, flags, fd, offset);
+#endif
 
 	if (p == -1)
 		return -errno;
