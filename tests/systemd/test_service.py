@@ -280,7 +280,7 @@ def test_a_system_call_filter_costs_clients_behind_filters_their_descriptors(ser
     service.start("--why --mock", drop_in=settings)
     done = service.machine.run(build("seccomp"), user="alice")
     assert done.returncode == 1
-    assert "a fault queue (got EPERM, expected 0)" in done.stdout
+    assert "a fault queue there (got EPERM, expected 0)" in done.stdout
     assert any("EPERM: the client has a seccomp filter" in line["MESSAGE"] for line in service.journal())
     for name in set(CLIENTS) - {"seccomp"}:
         judge(service.machine.run(build(name), *(["--iommud"] if name in DIFFERENT else []), user="alice"))
