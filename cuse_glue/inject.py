@@ -17,8 +17,6 @@ must delay nobody else by it. The handler may be cancelled at any time; the work
 import errno
 import logging
 import os
-import re
-import signal
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -29,6 +27,7 @@ from . import ptrace
 from .caller import Caller
 from .inline import interruptible, leave
 from .node import OpenFile
+from .seize import NotOurs, is_killed, seize
 from .session import reply_taker
 from .source import Refused
 
@@ -40,8 +39,6 @@ PATH: Final = "/proc/thread-self/fd/{}"
 AT_FDCWD: Final = -100
 LOOK: Final = 0.1  # seconds between looks whether a client is being killed that we wait for
 CLOSING: Final = 2.0  # seconds in which clients that are being served when the device goes are let go of with care
-
-_STATUS: Final = re.compile(rb"^(TracerPid|Seccomp|Seccomp_filters):\t(\d+)$", re.MULTILINE)
 
 
 class Injector:
@@ -205,7 +202,7 @@ class _Job:
         while self.reply is not None and not self.settled.is_set():
             with trio.move_on_after(LOOK) as look:
                 await self.settled.wait()
-            if look.cancelled_caught and _is_killed(self.tid):
+            if look.cancelled_caught and is_killed(self.tid):
                 self.answer(-errno.EINTR)
         await self.settled.wait()
 
@@ -231,37 +228,9 @@ class _Job:
         if self.tid == 0:
             raise Refused(errno.ESRCH, "the client is in a pid namespace that we cannot see into")
         try:
-            return ptrace.Tracee(self.tid, machine, ptrace.SUSPEND_SECCOMP)
-        except OSError as error:
-            # EPERM may be about seccomp (we are not CAP_SYS_ADMIN, or are under a filter ourselves); EINVAL is: a kernel without it.
-            # Once it has its reply the thread can die, and its id be another's (an exec); before, it cannot.
-            if error.errno == errno.ESRCH or self.reply is None:
-                raise ptrace.Gone from None
-        tracer = _status(self.tid).get("TracerPid", 0)
-        if tracer:
-            raise Refused(
-                errno.EPERM,
-                f"the client is traced by process {tracer} (a debugger, strace), and only one can: it cannot be given a descriptor",
-            )
-        self._check_filters()
-        try:
-            return ptrace.Tracee(self.tid, machine)
-        except OSError as error:
-            if error.errno == errno.ESRCH or self.reply is None:
-                raise ptrace.Gone from None
-            raise Refused(
-                errno.EPERM,
-                f"the client may not be traced by us ({error.strerror}), so it cannot be given a descriptor",
-            ) from None
-
-    def _check_filters(self) -> None:
-        # Filters are inherited and never dropped. As many as we have: the same ones (a container's), and those let us open files.
-        theirs, ours = (_status(tid).get("Seccomp_filters", 0) for tid in (self.tid, threading.get_native_id()))
-        if theirs > ours + self.harmless_filters:
-            raise Refused(
-                errno.EPERM,
-                "the client has a seccomp filter, which might kill it if we made it open a file; to suspend that takes CAP_SYS_ADMIN",
-            )
+            return seize(self.tid, machine, "be given a descriptor", lambda: self.reply is None, self.harmless_filters)
+        except NotOurs as why:
+            raise Refused(errno.EPERM, str(why)) from None
 
     def _serve(self, tracee: ptrace.Tracee) -> int:
         descriptor = self._ask_descriptor() if tracee.machine.first_argument is None else None
@@ -335,20 +304,3 @@ class _Job:
         if result == -errno.EMFILE:
             raise Refused(self.no_room, "the client has no descriptor free (RLIMIT_NOFILE)")
         raise Refused(-result, f"the client cannot open {path}: {os.strerror(-result)}")
-
-
-def _is_killed(tid: int) -> bool:
-    try:
-        with open(f"/proc/{tid}/status", "rb") as file:
-            pending = re.search(rb"^SigPnd:\t(\w+)$", file.read(), re.MULTILINE)
-    except OSError:
-        return True
-    return pending is None or bool(int(pending[1], 16) >> (signal.SIGKILL - 1) & 1)
-
-
-def _status(tid: int) -> dict[str, int]:
-    try:
-        with open(f"/proc/{tid}/status", "rb") as file:
-            return {name.decode(): int(value) for name, value in _STATUS.findall(file.read())}
-    except OSError:
-        return {}

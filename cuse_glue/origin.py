@@ -40,6 +40,7 @@ PAGE_SIZE: Final = resource.getpagesize()
 # A thread that has ended, or (PermissionError) runs a program that we may not look into.
 _NOT_THERE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
 _THERE: Final = 0xC0  # of a pagemap entry's highest byte: present, swapped
+_FILE_PAGE: Final = 1 << 61  # of a pagemap entry: a page of a file, or shared
 _ABSENT: Final = bytes(not byte & _THERE for byte in range(256))
 
 
@@ -55,6 +56,7 @@ class Mm:
         "_mem",
         "_pagemap",
         "_tid",
+        "account",
         "auxv",
         "maps",
         "pid",
@@ -78,6 +80,7 @@ class Mm:
         self.pid = pid
         self.auxv = auxv
         self.sources: dict[int, Any] = {}  # what `source.Sources` keeps with it, by uid
+        self.account: Any = None  # what `true_pin` keeps with it; closed with it
         self._tid = tid
         self._limit: int | None = None
         self._holders = 1
@@ -96,6 +99,8 @@ class Mm:
         if self._holders == 0:
             self._closed(self)
             self.sources.clear()
+            if self.account is not None:
+                self.account.close()
             self.maps.close()
             for fd in (self._directory, self._mem, self._pagemap):
                 os.close(fd)
@@ -168,6 +173,11 @@ class Mm:
         entries = os.pread(self._pagemap, pages * 8, address // PAGE_SIZE * 8)
         return entries[7::8].translate(_ABSENT)
 
+    def of_file(self, address: int) -> bool:
+        """Whether the page at `address`, of a file's private mapping, is still the file's own."""
+        entry = int.from_bytes(os.pread(self._pagemap, 8, address // PAGE_SIZE * 8), "little")
+        return not entry >> 56 & _THERE or bool(entry & _FILE_PAGE)
+
     def thread_file(self, name: str) -> bytes:
         """The text of /proc/TID/`name` of a thread that lives here. OSError(ESRCH): there is none."""
         tid = self._thread()
@@ -185,6 +195,14 @@ class Mm:
         if tid is None:
             raise OSError(errno.ESRCH, self.fate())
         return os.open(f"/proc/{tid}/map_files/{start:x}-{end:x}", os.O_PATH | os.O_CLOEXEC)
+
+    def threads(self) -> list[int]:
+        """The threads that live here now."""
+        return [tid for tid in self._threads() if self._is_here(tid)]
+
+    def lives_in(self, tid: int) -> bool:
+        """Whether thread `tid` lives here now."""
+        return self._is_here(tid)
 
     def descriptors(self) -> Iterator[int]:
         """An O_PATH descriptor for each of the first SEARCHED descriptors of the process; each is closed when the next is asked for.
@@ -228,11 +246,12 @@ class Mm:
 
     def locked_pages(self) -> int:
         """Pages that the process has locked itself (mlock); 0 when it is gone."""
+        ours = self.account.locked_shown if self.account is not None else 0
         try:
             found = re.search(rb"^VmLck:\s*(\d+) kB$", self.thread_file("status"), re.MULTILINE)
         except OSError:
             return 0
-        return int(found[1]) * 1024 // PAGE_SIZE if found is not None else 0
+        return max(int(found[1]) * 1024 // PAGE_SIZE - ours, 0) if found is not None else 0
 
     def _open_maps(self) -> int:
         tid = self._thread()

@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from . import raw_memory
 from .held_file import HeldFile, Window
 from .origin import PAGE_SIZE, Mm
+from .uring import Lost
 from .vma import Gone, Vma
 
 _TOUCHED: Final = b"\1"
@@ -40,6 +41,38 @@ class Refused(Exception):
         self.why = why
 
 
+class TrulyHeld(Protocol):
+    """A piece of memory that stays, whatever its client does. uring.Lost: it cannot be reached."""
+
+    def read(self, at: int, buffer: memoryview) -> None: ...
+
+    def write(self, at: int, data: memoryview) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def read_held(held: TrulyHeld, at: int, buffer: memoryview) -> None:
+    """Refused(EFAULT)."""
+    try:
+        held.read(at, buffer)
+    except Lost as why:
+        raise Refused(EFAULT, f"byte {at:#x} of what was pinned cannot be read: {why}") from None
+
+
+def write_held(held: TrulyHeld, at: int, data: memoryview) -> None:
+    """Refused(EFAULT)."""
+    try:
+        held.write(at, data)
+    except Lost as why:
+        raise Refused(EFAULT, f"byte {at:#x} of what was pinned cannot be written: {why}") from None
+
+
+def let_go(piece: "Mapped | InProcess") -> None:
+    held, piece.held = piece.held, None
+    if held is not None:
+        held.close()
+
+
 class Stretch(NamedTuple):
     """`length` bytes of one memory. `identity`: of its first page, as Pin.identity says it. `page_size`: bytes, of huge pages too."""
 
@@ -51,27 +84,39 @@ class Stretch(NamedTuple):
 class Mapped:
     """A piece of a file, seen through a window of ours (None: it was opened to be written only)."""
 
-    __slots__ = ("_address", "_file", "_offset", "_window", "length")
+    __slots__ = ("_file", "_offset", "_window", "address", "held", "is_open", "length")
 
     def __init__(self, file: HeldFile, window: Window | None, offset: int, length: int) -> None:
         self.length = length
+        self.held: TrulyHeld | None = None  # `true_pin` sets it
+        self.is_open = True
         self._file = file
         self._window = window
         self._offset = offset
-        self._address = window.address + offset - window.start if window is not None else 0
+        self.address = window.address + offset - window.start if window is not None else 0
         file.hold()
         if window is not None:
             window.hold()
 
+    @property
+    def writable(self) -> bool:
+        return self._window is not None and self._window.writable
+
     def read(self, at: int, buffer: memoryview) -> None:
         if self._window is None:
             raise Refused(EFAULT, "the file was not opened for reading")
-        self._check(at, len(buffer), raw_memory.read_mapping(self._address + at, buffer))
+        if self.held is not None:
+            read_held(self.held, at, buffer)
+            return
+        self._check(at, len(buffer), raw_memory.read_mapping(self.address + at, buffer))
 
     def write(self, at: int, data: memoryview) -> None:
-        if self._window is None or not self._window.writable:
+        if not self.writable:
             raise Refused(EFAULT, "the file is sealed against writing, or was opened read-only")
-        self._check(at, len(data), raw_memory.write_mapping(self._address + at, data))
+        if self.held is not None:
+            write_held(self.held, at, data)
+            return
+        self._check(at, len(data), raw_memory.write_mapping(self.address + at, data))
 
     def _check(self, at: int, wanted: int, done: int) -> None:
         if done < wanted:
@@ -87,34 +132,44 @@ class Mapped:
         return self._file.page_size
 
     def close(self) -> None:
+        self.is_open = False
+        let_go(self)
         if self._window is not None:
             self._window.drop()
         self._file.drop()
 
 
 class InProcess:
-    """A piece of one mapping of a client, reached at its address."""
+    """A piece of one mapping of a client, reached at its address until it is `held`."""
 
-    __slots__ = ("_address", "_backing", "_delta", "_mm", "_touched", "_trusted", "length", "page_size")
+    __slots__ = ("_backing", "_delta", "_mm", "_touched", "_trusted", "address", "held", "is_open", "length", "page_size")
 
     def __init__(self, mm: Mm, trusted: bool, vma: Vma, address: int, length: int, page_size: int = PAGE_SIZE) -> None:
         self.length = length
+        self.held: TrulyHeld | None = None  # `true_pin` sets it
+        self.is_open = True
         self.page_size = page_size
         self._mm = mm
         self._trusted = trusted
-        self._address = address
+        self.address = address
         self._backing = vma.shared, vma.dev, vma.inode
         self._delta = vma.delta
         self._touched: bytearray | None = None  # one byte a page: we have been there
 
     def read(self, at: int, buffer: memoryview) -> None:
-        address = self._address + at
+        if self.held is not None:
+            read_held(self.held, at, buffer)
+            return
+        address = self.address + at
         self._check(address, len(buffer))
         done = self._mm.read(address, buffer)
         self._after(at, len(buffer), done)
 
     def write(self, at: int, data: memoryview) -> None:
-        address = self._address + at
+        if self.held is not None:
+            write_held(self.held, at, data)
+            return
+        address = self.address + at
         self._check(address, len(data))
         done = self._mm.write(address, data, trusted=self._trusted)
         self._after(at, len(data), done)
@@ -137,7 +192,7 @@ class InProcess:
         if self._touched is not None:
             first = start // PAGE_SIZE
             count = (end - 1) // PAGE_SIZE - first + 1
-            index = first - self._address // PAGE_SIZE
+            index = first - self.address // PAGE_SIZE
             absent = self._mm.absent(first * PAGE_SIZE, count)
             touched = self._touched[index : index + count]
             replaced = _TOUCHED in absent and int.from_bytes(absent, "big") & int.from_bytes(touched, "big")
@@ -148,8 +203,8 @@ class InProcess:
     def _after(self, at: int, wanted: int, done: int) -> None:
         if done < wanted:
             if not self._mm.alive():
-                raise Refused(EFAULT, f"{self._mm.fate()}, with the memory at {self._address + at + done:#x}")
-            raise Refused(EFAULT, f"process {self._mm.pid} has no page at {self._address + at + done:#x} any more")
+                raise Refused(EFAULT, f"{self._mm.fate()}, with the memory at {self.address + at + done:#x}")
+            raise Refused(EFAULT, f"process {self._mm.pid} has no page at {self.address + at + done:#x} any more")
         if self._backing == (False, 0, 0):  # of a file, the kernel may take a clean page away at any time
             if self._touched is None:
                 self._touched = bytearray(-(-self.length // PAGE_SIZE))
@@ -159,11 +214,12 @@ class InProcess:
     def identity(self, at: int) -> tuple[Any, ...]:
         shared, dev, inode = self._backing
         if shared and inode:
-            return "file", dev, inode, self._address + self._delta + at
-        return "private", self._mm, self._address + at
+            return "file", dev, inode, self.address + self._delta + at
+        return "private", self._mm, self.address + at
 
     def close(self) -> None:
-        pass
+        self.is_open = False
+        let_go(self)
 
 
 Piece = Mapped | InProcess

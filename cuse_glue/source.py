@@ -19,6 +19,7 @@ from .caller import Caller
 from .held_file import LOCAL, SHORT_OF_MEANS, FileCache, HeldFile
 from .origin import PAGE_SIZE, Mm, MmCache
 from .pin import InProcess, Mapped, Piece, Pin, Refused, close_all
+from .true_pin import TruePins
 from .vma import Gone, Vma, vm_flags
 
 __all__ = ["Pin", "Refused", "Source", "Sources"]
@@ -30,12 +31,13 @@ _NEVER_WRITTEN_BACK: Final = frozenset((b"tmpfs", b"devtmpfs", b"hugetlbfs", b"r
 class Source:
     """Whose memory: one for each (address space, user, file). Given out unheld: `hold` it, and `drop` it in the end."""
 
-    __slots__ = ("_files", "_holders", "held_file", "mm", "uid")
+    __slots__ = ("_files", "_holders", "_true_pins", "held_file", "mm", "uid")
 
-    def __init__(self, mm: Mm, uid: int, files: FileCache, file: HeldFile | None = None) -> None:
+    def __init__(self, mm: Mm, uid: int, files: FileCache, true_pins: TruePins | None, file: HeldFile | None = None) -> None:
         self.mm: Final = mm  # what is charged by process; hashable
         self.uid: Final = uid
         self._files = files
+        self._true_pins = true_pins
         self.held_file = file
         self._holders = 0
 
@@ -76,6 +78,11 @@ class Source:
         """Pages that the process has locked itself (mlock)."""
         return self.mm.locked_pages()
 
+    def pinned(self, npages: int, locked: bool) -> None:
+        """So many pages more (fewer, if negative) are pinned of what the process pays for; `locked`: which count as locked memory."""
+        if self._true_pins is not None:
+            self._true_pins.count(self.mm, npages, npages if locked else 0)
+
     def read_now(self, address: int, buffer: memoryview) -> None:
         """Fill `buffer` from `address` (bytes) as the process could now, whatever is pinned. Refused(EFAULT): it could not."""
         self._check_now(address, len(buffer), False)
@@ -114,7 +121,10 @@ class Source:
         on tmpfs or hugetlbfs, or not all of the range is within it (a page that the file ends in is not). ENOMEM: no descriptors are left.
         """
         if self.held_file is not None:
-            return Pin(self, [_pin_file(self.held_file, start, length, writable)])
+            mapped = _pin_file(self.held_file, start, length, writable)
+            if self._true_pins is not None and not brief:
+                self._true_pins.hold(self.mm, [mapped])
+            return Pin(self, [mapped])
         end = start + length
         position = start
         pieces: list[Piece] = []
@@ -138,6 +148,8 @@ class Source:
         except BaseException:
             close_all(pieces)
             raise
+        if self._true_pins is not None and not brief:
+            self._true_pins.hold(self.mm, pieces)
         return Pin(self, pieces)
 
     def _piece(self, vma: Vma, address: int, length: int, writable: bool, brief: bool) -> Piece:
@@ -217,9 +229,11 @@ class Source:
 class Sources:
     """The sources that are known, each once. For the task that serves requests; not for worker threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, true_pins: bool = False, harmless_filters: int = 0) -> None:
+        """`true_pins`: pin by io_uring what can be. `harmless_filters`: as `seize`. mount.Unusable: the machine cannot."""
         self._mms = MmCache()
         self._files = FileCache()
+        self.true_pins = TruePins(self._mms.of, harmless_filters) if true_pins else None
 
     def address_space(self, caller: Caller, readable: int = 0) -> Source:
         """The caller's memory. OSError: the process is gone, or may not be looked into (another user's, or not dumpable).
@@ -229,7 +243,7 @@ class Sources:
         mm = self._mms.of(caller)
         source: Source | None = mm.sources.get(caller.uid)
         if source is None:
-            source = mm.sources[caller.uid] = Source(mm, caller.uid, self._files)
+            source = mm.sources[caller.uid] = Source(mm, caller.uid, self._files, self.true_pins)
         return source
 
     def file(self, caller: Caller, number: int, readable: int = 0) -> Source:
@@ -249,7 +263,7 @@ class Sources:
     def _of_file(self, mm: Mm, caller: Caller, file: HeldFile) -> Source:
         source: Source | None = file.sources.get((mm, caller.uid))
         if source is None:
-            source = file.sources[mm, caller.uid] = Source(mm, caller.uid, self._files, file)
+            source = file.sources[mm, caller.uid] = Source(mm, caller.uid, self._files, self.true_pins, file)
         return source
 
     def page_identity(self, caller: Caller, address: int, *, write: bool = False) -> tuple[Any, ...]:
@@ -265,7 +279,8 @@ class Sources:
             raise Refused(EFAULT, mm.fate()) from None
         if not vmas or not (vmas[0].writable if write else vmas[0].readable):
             raise Refused(EFAULT, f"address {address:#x} cannot be {'written' if write else 'read'}")
-        if vmas[0].shared and vmas[0].inode:
+        # What is truly pinned of a private mapping is no page of the file any more, for its process neither.
+        if vmas[0].inode and (vmas[0].shared or (self.true_pins is not None and vmas[0].writable and mm.of_file(page))):
             return "file", vmas[0].dev, vmas[0].inode, page + vmas[0].delta
         return "private", mm, page
 

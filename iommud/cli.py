@@ -22,6 +22,7 @@ examples:
 
 `iommud run --help` and `iommud serve --help` list the options of each.
 """
+PINS = ("watch", "uring")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -32,6 +33,7 @@ class Settings:
     mock: bool = False
     vfio: bool = False
     iommu: str = kinds.DEFAULT  # what the devices of `mock` stand behind
+    pin: str = PINS[0]
     why: bool = False
     log_level: str = "warning"
     watch: bool = True  # `run` only: the system calls that FUSE does not tell of
@@ -56,6 +58,7 @@ def main() -> NoReturn:
         mock=arguments.mock,
         iommu=iommu,
         vfio=arguments.vfio,
+        pin=arguments.pin,
         why=arguments.why,
         log_level=arguments.log_level,
         watch=not getattr(arguments, "no_watch", False),
@@ -105,6 +108,14 @@ def command_line() -> argparse.ArgumentParser:
         help=f"with --mock: the IOMMU that its devices stand behind: {', '.join(kinds.KINDS)} (default: {kinds.DEFAULT})",
     )
     shared.add_argument(
+        "--pin",
+        metavar="HOW",
+        choices=PINS,
+        default=PINS[0],
+        help="how memory is held for devices: watch, private memory is reached in its process (default), or uring, all is "
+        "truly pinned, and shows in VmPin",
+    )
+    shared.add_argument(
         "--log-level",
         metavar="LEVEL",
         choices=LOG_LEVELS,
@@ -123,7 +134,8 @@ def _add_run(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, An
         "run",
         parents=[shared],
         help="run a program that sees a private /dev/iommu",
-        usage="iommud run [--why] [--vfio] [--mock [--iommu KIND]] [--no-watch] [--log-level LEVEL] [--] COMMAND [ARGUMENT ...]",
+        usage="iommud run [--why] [--vfio] [--mock [--iommu KIND]] [--pin HOW] [--no-watch] "
+        "[--log-level LEVEL] [--] COMMAND [ARGUMENT ...]",
         description="Run COMMAND with a private /dev/iommu. Pid, exit status, signals and terminal are its own.\n"
         "Without root, a user namespace is used: files of others show as owned by `nobody` in there.",
         epilog="exit status: COMMAND's; 125: iommud failed, 126: COMMAND cannot be executed, 127: it is not found",

@@ -139,12 +139,16 @@ def _fork_daemon(link: socket.socket, settings: "Settings") -> None:
 
 
 def _daemon(link: socket.socket, settings: "Settings") -> NoReturn:
+    from cuse_glue.mount import Unusable
+
     status = 1
     try:
         connection = _detach(link)
         stderr.configure(settings.log_level)
         watcher = _fork_watcher() if settings.watch else None
         status = _serve(connection, settings, watcher)
+    except Unusable as error:
+        stderr.write_line(f"iommud: {error}")
     except BaseException:
         log.exception("the daemon failed")
     finally:
@@ -196,7 +200,7 @@ def _serve(connection: socket.socket, settings: "Settings", watcher: "Watcher | 
     pidfd, fuse, *others = descriptors
     vfio, watch = others[: len(what["devices"]) - 1], others[len(what["devices"]) - 1 :]
     why = stderr.write_line if settings.why else None
-    device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why, watched=bool(watch)))
+    device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why, watched=bool(watch), pin=settings.pin))
     watched = None
     if watcher is not None and watch:
         listener, user_namespace = watch

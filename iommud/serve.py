@@ -109,7 +109,7 @@ def _serve(doors: list[Door], settings: "Settings", gid: int) -> None:
 
     where = ", ".join(door.where for door in doors)
     why = stderr.write_line if settings.why else None
-    device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why))
+    device = IommuDevice(Options(mock=settings.mock, iommu=settings.iommu, why=why, pin=settings.pin))
     openers: tuple[Opener, Opener] = device, VfioContainer(device)
     sessions = [
         Session(

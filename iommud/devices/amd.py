@@ -59,7 +59,7 @@ class AmdDomain(Domain):
 
 
 class AmdDriver(PciDriver):
-    """One device behind an AMD IOMMU. Errors: PciDriver."""
+    """One device behind an AMD IOMMU; those with and without MOCK_FLAGS_DEVICE_NO_DIRTY are behind two. Errors: PciDriver."""
 
     iommu = "amd"
     enforces_coherency = True
@@ -69,6 +69,7 @@ class AmdDriver(PciDriver):
         super().__init__(flags)
         self.max_pasids = min(self.max_pasids, MAX_PASIDS)
         self.efr = EFR if self.dirty_tracking else EFR & ~EFR_HDSUP
+        self.unit = self.efr
 
     def domain(self, flags: int, data: UserData | None) -> Domain:
         # Ref: v7.3 iommu.c amd_iommu_domain_alloc_paging_flags

@@ -76,6 +76,8 @@ class Smmuv3Driver(PciDriver):
     def __init__(self, flags: int) -> None:
         super().__init__(flags)
         self.smmu: Final = "with HTTU" if self.dirty_tracking else "without HTTU"
+        self.unit = self.smmu
+        self.pasid_exec = self.pasid_priv = bool(self.max_pasids)
         self._current: AnyDomain | None = None
         self._ssids: set[int] = set()
         self._guest: tuple[Viommu, int] | None = None  # whose it is, and by which number, while a guest's page table is attached

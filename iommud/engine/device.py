@@ -46,6 +46,7 @@ class Driver(Protocol):
     group: Hashable  # devices of equal group share a page table; a device that is alone: itself
     cache_coherent: bool = True  # its DMA sees the CPU's caches; one that does not cannot be bound (EINVAL)
     iommu: Hashable = "emulated"  # the kind of IOMMU before the device: page tables of another kind do not suit it; None: noiommu.py
+    unit: Hashable = None  # which IOMMU of that kind: a vIOMMU is a part of one, and takes no other's devices
     dirty_tracking: bool = False  # its page tables can record what DMA wrote
     nesting: bool = False  # it has nested page tables
     viommu_types: Container[int] = frozenset()  # the kinds of vIOMMU that it can be behind

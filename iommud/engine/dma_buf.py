@@ -77,6 +77,9 @@ class Attachment:
     def locked_pages(self) -> int:
         return 0
 
+    def pinned(self, npages: int, locked: bool) -> None:
+        pass  # its pages are the exporter's
+
 
 class DmaBufPin:
     """How a page table shows `length` bytes of a buffer, from byte `start`. Nothing is pinned by it."""

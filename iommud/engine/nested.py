@@ -63,8 +63,7 @@ def alloc_viommu_nested(context: "Context", viommu: Viommu, device: "Device", fl
 
     Ref: v7.3 hw_pagetable.c iommufd_viommu_alloc_hwpt_nested
     """
-    if device.driver.iommu != viommu.iommu:
-        raise IoctlError(EINVAL, f"{device} is not behind the IOMMU of {viommu}")
+    viommu.check_device(device)
     _check(flags, data)
     assert viommu.driver is not None
     driver = viommu.driver

@@ -106,6 +106,9 @@ class Origin(Protocol):
     def locked_pages(self) -> int:
         """Pages that the process has locked itself."""
 
+    def pinned(self, npages: int, locked: bool) -> None:
+        """So many pages more (fewer, if negative) are pinned for its process; `locked`: and count as its locked memory."""
+
 
 class Pages:
     """`npages` pages of an origin from `start` (bytes, a page boundary: an address, or a file offset). Counted: `get`, `put`."""
@@ -251,12 +254,14 @@ class Pages:
             host.charge_user(payer or self.origin, npages, PAGE_SIZE)
         elif npages and self.account_mode == AccountMode.MM:
             host.charge_process(payer or self.origin, npages, PAGE_SIZE)
+        (payer or self.origin).pinned(npages, self.account_mode == AccountMode.MM)
 
     def uncharge(self, host: Host, npages: int, payer: Origin | None = None) -> None:
         if npages and self.account_mode == AccountMode.USER:
             host.uncharge_user(payer or self.origin, npages)
         elif npages and self.account_mode == AccountMode.MM:
             host.uncharge_process(payer or self.origin, npages)
+        (payer or self.origin).pinned(-npages, self.account_mode == AccountMode.MM)
 
     def dma(self, start_byte: int, data: memoryview, *, write: bool) -> None:
         """Copy as a device does: all of it is held, and what is held is what it sees. EFAULT: that was lost."""

@@ -6,7 +6,7 @@ ends, so that a client that still has the ID finds nothing under it.
 Ref: v7.3 viommu.c iommufd_vdevice_alloc_ioctl, device.c iommufd_device_remove_vdev
 """
 
-from errno import EEXIST, EINVAL
+from errno import EEXIST
 from typing import TYPE_CHECKING
 
 from ..errors import IoctlError
@@ -44,8 +44,7 @@ def alloc_vdevice(context: "Context", viommu: Viommu, device: "Device", virt_id:
 
     EINVAL: the device is not behind the vIOMMU's own IOMMU. EEXIST: it has a vDEVICE, or the number is taken. Then nothing has changed.
     """
-    if device.driver.iommu != viommu.iommu:
-        raise IoctlError(EINVAL, f"{device} is not behind the IOMMU of {viommu}")
+    viommu.check_device(device)
     if device.vdevice is not None:
         raise IoctlError(EEXIST, f"{device} is {device.vdevice} already")
     if virt_id in viommu.vdevices:

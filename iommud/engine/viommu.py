@@ -1,7 +1,7 @@
 """vIOMMUs: the part of a physical IOMMU that a guest was given, on top of a nest parent. Ref: v7.3 viommu.c"""
 
 from collections.abc import Generator, Hashable
-from errno import EOPNOTSUPP
+from errno import EINVAL, EOPNOTSUPP
 from typing import TYPE_CHECKING
 
 from ..errors import IoctlError
@@ -44,20 +44,27 @@ class ViommuDriver:
 
 
 class Viommu(Object):
-    """`hwpt` is its parent. Users: the page tables nested in it, its vDEVICEs, event queues and hardware queues."""
+    """`hwpt` is its parent. `iommu`, `unit`: of which IOMMU it is a part (device.Driver). Users: the page tables nested in it, its
+    vDEVICEs, event queues and hardware queues."""
 
     kind = "vIOMMU"
-    __slots__ = ("context", "driver", "hwpt", "iommu", "vdevices", "veventqs")
+    __slots__ = ("context", "driver", "hwpt", "iommu", "unit", "vdevices", "veventqs")
 
-    def __init__(self, context: "Context", hwpt: HwptPaging, iommu: Hashable) -> None:
+    def __init__(self, context: "Context", hwpt: HwptPaging, iommu: Hashable, unit: Hashable = None) -> None:
         super().__init__()
         self.context = context
         self.hwpt = hwpt
         self.iommu = iommu
+        self.unit = unit
         self.driver: ViommuDriver | None = None
         self.vdevices: dict[int, Vdevice] = {}  # by the guest's number
         self.veventqs: dict[int, Veventq] = {}  # by the type of their events
         hwpt.users.append(self)
+
+    def check_device(self, device: "Device") -> None:
+        """EINVAL: the device is not behind the vIOMMU's own IOMMU."""
+        if (device.driver.iommu, device.driver.unit) != (self.iommu, self.unit):
+            raise IoctlError(EINVAL, f"{device} is not behind the IOMMU of {self}")
 
     def device_of(self, virt_id: int) -> "Device | None":
         """The device that the guest knows by this number. Ref: v7.3 driver.c iommufd_viommu_find_dev"""

@@ -33,11 +33,12 @@ log: Final = logging.getLogger("iommud")
 class Options:
     """What a device offers. `why` gets one line for each refused ioctl; `mock`: the kernel's selftest driver is there, and its devices
     stand behind an IOMMU of the kind `iommu` (devices.kinds.KINDS). `watched`: the clients are under a seccomp filter of ours
-    (cuse_glue.seccomp)."""
+    (cuse_glue.seccomp). `pin`: "uring" makes pins true (cuse_glue.true_pin)."""
 
     mock: bool = False
     iommu: str = kinds.DEFAULT
     why: Callable[[str], None] | None = None
+    pin: str = "watch"
     watched: bool = False
 
 
@@ -56,7 +57,8 @@ class IommuDevice:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
-        self._origins = ProcessOrigins()
+        self._origins = ProcessOrigins(true_pins=self.options.pin == "uring", harmless_filters=int(self.options.watched))
+        self.true_pins = self._origins.true_pins
         self.host = Host()
         self._open_files = 0
         self._injector = Injector(harmless_filters=int(self.options.watched))
@@ -75,6 +77,8 @@ class IommuDevice:
     def closed(self) -> None:
         """A context's file was released. With the last one, nothing that was kept about clients is worth keeping."""
         self._open_files -= 1
+        if self.true_pins is not None:
+            self.true_pins.released()
         if not self._open_files:
             self._origins.forget_callers()
             gc.collect()  # nobody waits for an answer now; see `calm_collector`
@@ -82,6 +86,8 @@ class IommuDevice:
     def shutdown(self) -> None:
         """The session has ended: let go of what is kept about clients."""
         self._injector.close()
+        if self.true_pins is not None:
+            self.true_pins.close()
         self._origins.forget_callers()
 
 
@@ -125,6 +131,11 @@ class IommuFile:
         self.context = Context(device.host)
 
     async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
+        result = await self._result(caller, cmd, arg)
+        true_pins = self._device.true_pins
+        return await true_pins.settle(caller, result) if true_pins is not None else result
+
+    async def _result(self, caller: Caller, cmd: int, arg: int) -> int:
         try:
             return await self._device.dispatcher.dispatch(self.context, caller, cmd, arg)
         except IoctlError as refusal:

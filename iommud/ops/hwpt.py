@@ -47,7 +47,8 @@ async def hwpt_alloc(request: Request) -> None:
         raise IoctlError(EINVAL, unknown.why) from None
     if not isinstance(target, Ioas | HwptPaging | Viommu):
         raise IoctlError(EINVAL, f"{target} is nothing to make a page table of")
-    await request.settle(cmd.data_uptr, min(cmd.data_len, LONGEST_STRUCT))
+    with objects.using(target, request):
+        await request.settle(cmd.data_uptr, min(cmd.data_len, LONGEST_STRUCT))
     async with locked(target):
         hwpt = await _alloc(request, target)
         with request.creating(hwpt):
@@ -58,7 +59,7 @@ async def hwpt_alloc(request: Request) -> None:
 
 async def _alloc(request: Request, target: Ioas | HwptPaging | Viommu) -> Hwpt:
     cmd, context = request.cmd, request.context
-    device = context.objects.get(cmd.dev_id, Device)  # anew: it may have gone while we waited for the lock
+    device = context.objects.get(cmd.dev_id, Device)  # anew: it may have gone while we waited
     data = UserData(cmd.data_type, cmd.data_len, request.reader(cmd.data_uptr))
     if isinstance(target, Ioas):
         return await in_steps(alloc_paging(context, target, device, cmd.flags, data if data.length else None))

@@ -127,7 +127,7 @@ async def ioas_map_file(request: Request) -> None:
         request.respond()
         return
     try:
-        file = request.origins.file(request.caller, cmd.fd, request.address)
+        file = request.origins.file(request.caller, cmd.fd)
     except OSError as error:
         raise IoctlError(EBADF, f"descriptor {cmd.fd} of the caller: {error.strerror}") from None
     file.hold()

@@ -106,18 +106,24 @@ class ProcessOrigin:
     def locked_pages(self) -> int:
         return self.source.locked_pages()
 
+    def pinned(self, npages: int, locked: bool) -> None:
+        if npages:
+            self.source.pinned(npages, locked)
+
 
 class ProcessOrigins:
     """`Origins` of ops.request for real processes."""
 
-    def __init__(self) -> None:
-        self._sources = Sources()
+    def __init__(self, *, true_pins: bool = False, harmless_filters: int = 0) -> None:
+        """As `Sources`."""
+        self._sources = Sources(true_pins=true_pins, harmless_filters=harmless_filters)
+        self.true_pins = self._sources.true_pins
         self._origins: dict[Source, ProcessOrigin] = {}
 
-    def address_space(self, caller: Caller, readable: int) -> ProcessOrigin:
+    def address_space(self, caller: Caller) -> ProcessOrigin:
         return self._origin(self._with_descriptors(lambda: self._sources.address_space(caller)))
 
-    def file(self, caller: Caller, number: int, readable: int) -> ProcessOrigin:
+    def file(self, caller: Caller, number: int) -> ProcessOrigin:
         return self._origin(self._with_descriptors(lambda: self._sources.file(caller, number)))
 
     def moved(self, caller: Caller, origin: Origin) -> ProcessOrigin:

@@ -53,9 +53,9 @@ class Caller(Protocol):
 class Origins(Protocol):
     """Where the things come from that outlive a request (held by whoever keeps them)."""
 
-    def address_space(self, caller: Any, readable: int) -> Origin: ...
+    def address_space(self, caller: Any) -> Origin: ...
 
-    def file(self, caller: Any, number: int, readable: int) -> Origin: ...
+    def file(self, caller: Any, number: int) -> Origin: ...
 
     def moved(self, caller: Any, origin: Origin) -> Origin:
         """The same file, but charged to the caller."""
@@ -183,7 +183,7 @@ class Request:
     def address_space(self) -> Origin:
         """The caller's address space, to be held by what remembers memory in it."""
         try:
-            return self.origins.address_space(self.caller, self.address)
+            return self.origins.address_space(self.caller)
         except OSError as error:
             # The process died in its ioctl: nobody is there to see the answer, but it gets one.
             raise IoctlError(EFAULT, f"the caller's memory is out of reach: {error}") from None

@@ -32,7 +32,7 @@ async def dmabuf_revoke(request: Request) -> None:
     buffer = dma_buf_behind(request, wanted.dmabuf_fd)
     if buffer is None:
         try:
-            file = request.origins.file(request.caller, wanted.dmabuf_fd, request.address)
+            file = request.origins.file(request.caller, wanted.dmabuf_fd)
         except OSError as error:
             raise IoctlError(EBADF, f"descriptor {wanted.dmabuf_fd} of the caller: {error.strerror}") from None
         file.hold()

@@ -3,7 +3,7 @@
 from errno import EINVAL, EOPNOTSUPP, EOVERFLOW
 from functools import partial
 
-from ..engine.device import Device
+from ..engine.device import Device, Driver
 from ..engine.hw_queue import HwQueue, alloc_hw_queue
 from ..engine.hwpt import HwptPaging
 from ..engine.span import U64_MAX
@@ -23,17 +23,14 @@ async def viommu_alloc(request: Request) -> None:
     cmd, objects = request.cmd, request.context.objects
     if cmd.flags or cmd.type == const("IOMMU_VIOMMU_TYPE_DEFAULT"):
         raise IoctlError(EOPNOTSUPP, f"flags {cmd.flags:#x}, type {cmd.type:#x}")
-    await request.settle(cmd.data_uptr, min(cmd.data_len, LONGEST_STRUCT))
-    driver = objects.get(cmd.dev_id, Device).driver
-    if cmd.type not in driver.viommu_types:
-        raise IoctlError(EOPNOTSUPP, f"{driver.name} has no vIOMMU of type {cmd.type:#x}")
-    hwpt = objects.get(cmd.hwpt_id, HwptPaging)
-    if not hwpt.nest_parent:
-        raise IoctlError(EINVAL, f"{hwpt} was not allocated with IOMMU_HWPT_ALLOC_NEST_PARENT")
+    _, hwpt = _what_it_is_of(request)
+    with objects.using(hwpt, request):
+        await request.settle(cmd.data_uptr, min(cmd.data_len, LONGEST_STRUCT))
+    driver, hwpt = _what_it_is_of(request)  # anew: the device may have gone while we waited
     uptr = cmd.data_uptr
     write = partial(request.write, uptr, what="the data")
     data = UserData(cmd.type, cmd.data_len, request.reader(uptr), write) if cmd.data_len else None
-    viommu = Viommu(request.context, hwpt, driver.iommu)
+    viommu = Viommu(request.context, hwpt, driver.iommu, driver.unit)
     try:
         objects.reserve(viommu)
     except IoctlError:
@@ -42,6 +39,17 @@ async def viommu_alloc(request: Request) -> None:
     with request.creating(viommu):
         viommu.driver = driver.new_viommu(viommu, cmd.type, data)
         cmd.out_viommu_id = viommu.id
+
+
+def _what_it_is_of(request: Request) -> tuple[Driver, HwptPaging]:
+    cmd, objects = request.cmd, request.context.objects
+    driver = objects.get(cmd.dev_id, Device).driver
+    if cmd.type not in driver.viommu_types:
+        raise IoctlError(EOPNOTSUPP, f"{driver.name} has no vIOMMU of type {cmd.type:#x}")
+    hwpt = objects.get(cmd.hwpt_id, HwptPaging)
+    if not hwpt.nest_parent:
+        raise IoctlError(EINVAL, f"{hwpt} was not allocated with IOMMU_HWPT_ALLOC_NEST_PARENT")
+    return driver, hwpt
 
 
 async def vdevice_alloc(request: Request) -> None:

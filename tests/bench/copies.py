@@ -67,7 +67,7 @@ class Engine:
     @contextmanager
     def mapped(self, client: Client, address: int, length: int) -> Iterator[int]:
         """Map the client's memory; its IOVA."""
-        origin = self._origins.address_space(Caller(client.pid, os.geteuid(), os.getegid()), 0)
+        origin = self._origins.address_space(Caller(client.pid, os.geteuid(), os.getegid()))
         part = user_slice(origin, address, length, writable=True, account_mode=AccountMode.NONE)
         iova = self.ioas.iopt.map([part], length, None, _PROT)
         yield iova

@@ -31,7 +31,7 @@ def test_help_shows_both_commands_and_examples() -> None:
 def test_help_of_a_command_shows_every_option(command: str) -> None:
     text = run(command, "--help").stdout
     own = {"run": ["COMMAND", "125"], "serve": ["--fuse PATH", "--cuse NAME", "--mode", "--group"]}[command]
-    for part in [*own, "--why", "--mock", "--iommu", "--log-level"]:
+    for part in [*own, "--why", "--mock", "--iommu", "--pin", "--log-level"]:
         assert part in text
 
 
@@ -46,6 +46,7 @@ def test_help_of_a_command_shows_every_option(command: str) -> None:
         (("run", "--nonsense", "--", "true"), 125, "--nonsense"),
         (("run", "--mock", "--iommu", "gart", "--", "true"), 125, "invalid choice: 'gart'"),
         (("run", "--iommu", "vtd", "--", "true"), 125, "there is no --mock"),
+        (("serve", "--pin", "down"), 2, "invalid choice: 'down'"),
         (("serve", "--iommu", "mock"), 2, "there is no --mock"),
         (("serve", "--mode", "0999"), 2, "'0999' is no octal mode"),
         (("serve", "--mode", "7777"), 2, "'7777' is no octal mode"),

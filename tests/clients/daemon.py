@@ -8,6 +8,9 @@ from pathlib import Path
 from cuse_glue import libc
 from tests.support import IOMMUD, PATIENCE, mounts_at, wait_for_input
 
+# What is freed goes back to the system at once, or what stays of large copies hides what is lost.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+
 
 class Daemon:
     """An `iommud serve --fuse` in a test, and what can be seen of it from outside."""
@@ -15,7 +18,8 @@ class Daemon:
     def __init__(self, path: str, connections: Path, *flags: str, also: str = "") -> None:
         self.path = path
         self._connections = connections
-        self.process = subprocess.Popen([IOMMUD, "serve", "--fuse", path, *flags], stderr=subprocess.PIPE, text=True)
+        command = [IOMMUD, "serve", "--fuse", path, *flags]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | MALLOC)
         assert self.process.stderr is not None
         wait_for_input(self.process.stderr.fileno(), "the daemon's first line")
         assert self.process.stderr.readline() == f"iommud: serving {path} (FUSE){also}\n"

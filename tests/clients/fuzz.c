@@ -104,6 +104,12 @@ static void end_player(struct player *p)
 	free(p);
 }
 
+static void before_reopen(struct player *p, uint32_t slot)
+{
+	(void)p;
+	(void)slot;
+}
+
 static void begin_child(bool killed)
 {
 	unsigned int i;

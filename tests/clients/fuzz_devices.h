@@ -12,12 +12,15 @@
 #include <iommud/iommufd_test.h>
 
 #define KNOWN 96
+#define ATTACHED 4096
 #define GIVEN 4
 #define LAST_OP IOMMU_TEST_OP_DMABUF_REVOKE
 #define BASE ((uint64_t)MOCK_APERTURE_START)
 
-/* PARENT: a HWPT to nest in. */
-enum kind { NONE, IOAS, STDEV, IDEV, HWPT, PARENT, FAULTQ, VIOMMU, VDEVICE, VEVENTQ, HW_QUEUE };
+/* PARENT: a HWPT to nest in. NESTED: one that is nested. */
+enum kind {
+	NONE, IOAS, STDEV, IDEV, HWPT, PARENT, NESTED, FAULTQ, VIOMMU, VDEVICE, VEVENTQ, HW_QUEUE
+};
 
 enum given { ACCESS, QUEUE, DMABUF, GIVEN_KINDS };
 
@@ -31,6 +34,11 @@ struct guesser {
 	uint32_t destroyed, next;
 	/* Nothing that Linux's mock is known to do otherwise. */
 	bool tame;
+	/* Where PASIDs were attached, if tame. */
+	struct {
+		uint32_t slot, stdev, pasid;
+	} attached[ATTACHED];
+	uint32_t attachments;
 	int given[GIVEN_KINDS][GIVEN];
 };
 
@@ -48,6 +56,7 @@ union call {
 	struct iommu_ioas_map_file file;
 	struct iommu_ioas_unmap unmap;
 	struct iommu_option option;
+	struct iommu_vfio_ioas vfio;
 	struct iommu_hwpt_alloc hwpt;
 	struct iommu_hw_info info;
 	struct iommu_hwpt_set_dirty_tracking track;
@@ -71,7 +80,7 @@ static inline void know(struct guesser *g, uint32_t slot, enum kind kind, uint32
 
 static inline bool is(enum kind kind, enum kind wanted)
 {
-	return kind == wanted || (kind == PARENT && wanted == HWPT);
+	return kind == wanted || (wanted == HWPT && (kind == PARENT || kind == NESTED));
 }
 
 /* Of those of the right kind each second time the same one, so that there is something to it. */
@@ -103,7 +112,7 @@ static inline uint32_t some_id(struct guesser *g, uint32_t slot, enum kind kind)
 
 static inline uint32_t some_table(struct guesser *g, uint32_t slot)
 {
-	static const enum kind kinds[] = { IOAS, IOAS, HWPT, PARENT, VIOMMU };
+	static const enum kind kinds[] = { IOAS, IOAS, HWPT, PARENT, NESTED, VIOMMU };
 
 	return some_id(g, slot, kinds[below(&g->p, ARRAY_LEN(kinds))]);
 }
@@ -154,7 +163,9 @@ static inline void fill_test(struct guesser *g, uint32_t slot, struct iommu_test
 {
 	static const uint32_t often[] = { IOMMU_TEST_OP_MOCK_DOMAIN, IOMMU_TEST_OP_CREATE_ACCESS,
 					  IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS,
-					  IOMMU_TEST_OP_ACCESS_PAGES };
+					  IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE,
+					  IOMMU_TEST_OP_ACCESS_PAGES,
+					  IOMMU_TEST_OP_TRIGGER_VEVENT };
 	struct player *p = &g->p;
 
 	t->op = one_in(p, 4) ? often[below(p, ARRAY_LEN(often))] :
@@ -173,7 +184,8 @@ static inline void fill_test(struct guesser *g, uint32_t slot, struct iommu_test
 		t->id = some_table(g, slot);
 		break;
 	case IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE:
-		t->mock_domain_replace.pt_id = some_table(g, slot);
+		t->mock_domain_replace.pt_id = one_in(p, 2) ? some_id(g, slot, NESTED) :
+							      some_table(g, slot);
 		break;
 	case IOMMU_TEST_OP_MD_CHECK_MAP:
 		t->id = some_id(g, slot, HWPT);
@@ -223,7 +235,7 @@ static inline void fill_test(struct guesser *g, uint32_t slot, struct iommu_test
 		t->dirty.uptr = address(g);
 		break;
 	case IOMMU_TEST_OP_MD_CHECK_IOTLB:
-		t->id = some_id(g, slot, HWPT);
+		t->id = some_id(g, slot, NESTED);
 		t->check_iotlb.id = (uint32_t)below(p, 5);
 		t->check_iotlb.iotlb = IOMMU_TEST_IOTLB_DEFAULT;
 		break;
@@ -312,6 +324,9 @@ static inline void fill_call(struct guesser *g, uint32_t slot, unsigned int numb
 		c->option = (struct iommu_option){ 0, (uint32_t)below(p, 2), (uint16_t)below(p, 2),
 						   0, some_id(g, slot, IOAS), below(p, 2) };
 		break;
+	case IOMMU_VFIO_IOAS:
+		c->vfio = (struct iommu_vfio_ioas){ 0, some_id(g, slot, IOAS), (uint16_t)below(p, 4), 0 };
+		break;
 	case IOMMU_HWPT_ALLOC:
 		c->hwpt = (struct iommu_hwpt_alloc){ 0, flag(g, 15), some_id(g, slot, IDEV),
 						     some_id(g, slot, IOAS), 0, 0, 0, 0, 0,
@@ -329,6 +344,9 @@ static inline void fill_call(struct guesser *g, uint32_t slot, unsigned int numb
 		}
 		break;
 	case IOMMU_GET_HW_INFO:
+		c->info.flags = flag(g, IOMMU_HW_INFO_FLAG_INPUT_TYPE);
+		c->info.in_data_type = one_in(p, 2) ? (uint32_t)below(p, 3) :
+						      (uint32_t)IOMMU_HW_INFO_TYPE_SELFTEST;
 		c->info.dev_id = some_id(g, slot, IDEV);
 		c->info.data_len = (uint32_t)below(p, 16);
 		c->info.data_uptr = data(g, 0, 0);
@@ -344,7 +362,7 @@ static inline void fill_call(struct guesser *g, uint32_t slot, unsigned int numb
 		break;
 	case IOMMU_HWPT_INVALIDATE:
 		c->invalidate = (struct iommu_hwpt_invalidate){
-			0, some_id(g, slot, one_in(p, 2) ? HWPT : VIOMMU),
+			0, some_id(g, slot, one_in(p, 2) ? NESTED : VIOMMU),
 			data(g, flag(g, 1), (uint32_t)below(p, 5)),
 			one_in(p, 2) ? selftest : IOMMU_HWPT_INVALIDATE_DATA_SELFTEST,
 			(uint32_t)below(p, 4) * 4, (uint32_t)below(p, 3), 0 };
@@ -370,6 +388,12 @@ static inline void fill_call(struct guesser *g, uint32_t slot, unsigned int numb
 							  one_in(p, 9) ? 0 : IOMMU_HW_QUEUE_TYPE_SELFTEST,
 							  (uint32_t)below(p, 3), 0, dma(g),
 							  few(g) };
+		if (!g->tame)
+			break;
+		/* The mock of Linux frees queue 0 when another goes; and it wants physical addresses in order. */
+		c->queue.index *= 2;
+		if (c->queue.length > PAGE)
+			c->queue.length = PAGE;
 		break;
 	case IOMMU_IOAS_NOIOMMU_GET_PA:
 		c->pa.ioas_id = some_id(g, slot, IOAS);

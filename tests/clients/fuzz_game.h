@@ -26,6 +26,8 @@ static void one_call(struct player *p, unsigned int thread);
 /* A new player for a thread, its generator not set; and its end. */
 static struct player *new_player(void);
 static void end_player(struct player *p);
+/* The file of this slot is about to be closed. */
+static void before_reopen(struct player *p, uint32_t slot);
 /* What a child does before it plays. */
 static void begin_child(bool killed);
 static const char *row_name(unsigned int row);
@@ -79,10 +81,12 @@ static void count(unsigned int thread, unsigned int row, int error)
 /* A new open file in the place of another, which others may be using meanwhile. */
 static void reopen(struct player *p)
 {
-	int slot = slots[below(p, SLOTS)], fd = open(path, O_RDWR | O_CLOEXEC);
+	uint32_t slot = (uint32_t)below(p, SLOTS);
+	int fd = open(path, O_RDWR | O_CLOEXEC);
 
 	NEED(fd >= 0);
-	NEED(dup3(fd, slot, O_CLOEXEC) == slot);
+	before_reopen(p, slot);
+	NEED(dup3(fd, slots[slot], O_CLOEXEC) == slots[slot]);
 	NEED(close(fd) == 0);
 	__atomic_add_fetch(&shared->opens, 1, __ATOMIC_SEQ_CST);
 }

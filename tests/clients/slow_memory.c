@@ -4,18 +4,13 @@
  * likes (userfaultfd). The ioctl waits for it, nobody else does, a signal does not end it, and a
  * kill does.
  */
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <linux/userfaultfd.h>
-#include <poll.h>
+#include "slow.h"
+#include "vfio.h"
+
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <sys/wait.h>
 
-#include "vfio.h"
-
-static long page;
 static atomic_int handled;
 
 static void on_signal(int number)
@@ -44,41 +39,6 @@ static void *make_call(void *arg)
 	return NULL;
 }
 
-/* New pages, of which the last is not there until somebody fills it; a descriptor tells when. */
-static int slow_pages(int count, void **where)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
-
-	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		return -1;
-	*where = mmap(NULL, count * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	range.range.start = (uintptr_t)*where + (count - 1) * page;
-	range.range.len = page;
-	return ioctl(uffd, UFFDIO_REGISTER, &range) ? -1 : uffd;
-}
-
-static void wait_wanted(int uffd)
-{
-	struct pollfd wanted = { .fd = uffd, .events = POLLIN };
-	struct uffd_msg message;
-
-	if (poll(&wanted, 1, 20000) != 1 || read(uffd, &message, sizeof(message)) != sizeof(message))
-		exit(3);
-}
-
-static void fill(int uffd, void *where, const void *data, size_t size)
-{
-	char *content = aligned_alloc(page, page);
-	struct uffdio_copy copy = { .dst = (uintptr_t)where, .src = (uintptr_t)content, .len = page };
-
-	memset(content, 0, page);
-	memcpy(content, data, size);
-	CHECK_TRUE(!ioctl(uffd, UFFDIO_COPY, &copy), "the page comes");
-	free(content);
-}
-
 static void slow_but_right(void)
 {
 	struct iommu_ioas_alloc good = { .size = sizeof(good) };
@@ -89,7 +49,6 @@ static void slow_but_right(void)
 	void *where;
 	int uffd = slow_pages(1, &where);
 
-	CHECK_TRUE(uffd >= 0, "userfaultfd");
 	sigaction(SIGUSR1, &action, NULL);
 	slow.cmd = where;
 	pthread_create(&thread, NULL, make_call, &slow);
@@ -99,7 +58,7 @@ static void slow_but_right(void)
 	pthread_kill(thread, SIGUSR1);
 	/* The signal is handled when the ioctl is being made again, or while it goes on waiting. */
 	CHECK_TRUE(!ioctl(slow.fd, IOMMU_IOAS_ALLOC, &other), "nor after a signal to the one that waits");
-	fill(uffd, where, &good, sizeof(good));
+	fill_page(uffd, where, &good, sizeof(good));
 	pthread_join(thread, NULL);
 	CHECK_TRUE(slow.result == 0 && slow.error == 0, "a signal does not end it (errno %d)", slow.error);
 	CHECK_TRUE(handled == 1, "the signal was handled");
@@ -120,7 +79,7 @@ static void slow_room(unsigned long number)
 	int uffd = slow_pages(2, &where);
 
 	NEED(uffd >= 0 && set_compat(slow.fd, ioas) == 0);
-	info = (void *)((char *)where + page - sizeof(*info));
+	info = (void *)((char *)where + PAGE - sizeof(*info));
 	*info = (struct vfio_iommu_type1_info){ .argsz = 256 };
 	ranges.ioas_id = ioas;
 	ranges.allowed_iovas = (uintptr_t)(info + 1);
@@ -130,7 +89,7 @@ static void slow_room(unsigned long number)
 	CHECK_TRUE(!slow.done, "the ioctl waits for the room that it was given");
 	CHECK_OK(destroy(slow.fd, new_ioas(slow.fd)), "another ioctl of the same file does not");
 	CHECK_ERR(EBUSY, destroy(slow.fd, ioas), "its IOAS is in use");
-	fill(uffd, info + 1, "", 1);
+	fill_page(uffd, info + 1, "", 1);
 	pthread_join(thread, NULL);
 	CHECK_OK(slow.result, "then it has its answer");
 	if (number == VFIO_IOMMU_GET_INFO)
@@ -177,7 +136,6 @@ int main(void)
 	int fd;
 
 	checks_begin();
-	page = sysconf(_SC_PAGESIZE);
 	slow_but_right();
 	slow_room(VFIO_IOMMU_GET_INFO);
 	slow_room(IOMMU_IOAS_IOVA_RANGES);

@@ -118,6 +118,7 @@ class FakeOrigin:
         self.limit: int | None = None
         self.block = 0
         self.locked = 0
+        self.shown = self.shown_locked = 0  # what `pinned` told
         self.held = 0
         self.pins: list[FakePin] = []
         self.asked: list[tuple[int, int, bool]] = []  # (first page, pages, writable) of each pin made
@@ -164,6 +165,10 @@ class FakeOrigin:
 
     def locked_pages(self) -> int:
         return self.locked
+
+    def pinned(self, npages: int, locked: bool) -> None:
+        self.shown += npages
+        self.shown_locked += npages if locked else 0
 
     # --- what its process does ---
 

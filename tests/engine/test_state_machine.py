@@ -61,6 +61,9 @@ class CountedOrigin:
     def locked_pages(self) -> int:
         return 0
 
+    def pinned(self, npages: int, locked: bool) -> None:
+        assert not npages
+
 
 UNIT = PAGE_SIZE // 2
 SMALL = st.integers(0, 48).map(lambda n: n * UNIT)

@@ -23,7 +23,8 @@ LIMIT_SECONDS = 300.0
 SLOW_SECONDS = 3.0
 NOT_HERE = 77
 CAP_SYS_RESOURCE = 24
-NEED_SYS_RESOURCE = ("iommufd.global_options", "change_process.account_mm.basic")  # they set RLIMIT_MODE
+# They set RLIMIT_MODE.
+NEED_SYS_RESOURCE = ("iommufd.global_options", "change_process.account_user.basic", "change_process.account_mm.basic")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +45,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("only", nargs="*", metavar="NAME", help="run these tests only (iommufd_ioas.no_domain.area)")
     parser.add_argument("--iommud", type=Path, default=Path(sys.executable).with_name("iommud"), metavar="PATH")
     parser.add_argument("--no-mock", action="store_true", help="without the mock device")
+    parser.add_argument("--pin", default="uring", metavar="HOW", help="iommud's option --pin (default: %(default)s)")
     parser.add_argument("--direct", action="store_true", help="on this machine's own /dev/iommu, without iommud")
     parser.add_argument("--list", type=Path, default=LIST, metavar="FILE", help="another list of expected failures")
     parser.add_argument("--update", action="store_true", help="remove from the list what need not be there any more")
@@ -109,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
 def command(options: argparse.Namespace, binary: Path, only: Sequence[str]) -> list[str]:
     """What runs the tests `only`, or all."""
     mock = [] if options.no_mock else ["--mock"]
-    through = [] if options.direct else [str(options.iommud), "run", *mock, "--"]
+    through = [] if options.direct else [str(options.iommud), "run", *mock, f"--pin={options.pin}", "--"]
     return [*through, str(binary), *(word for name in only for word in ("-r", name))]
 
 

@@ -89,10 +89,10 @@ class TwinCaller:
 class NoOrigins:
     """For ioctls that remember nobody's memory."""
 
-    def address_space(self, caller: Any, readable: int) -> Any:
+    def address_space(self, caller: Any) -> Any:
         raise AssertionError("not for this test")
 
-    def file(self, caller: Any, number: int, readable: int) -> Any:
+    def file(self, caller: Any, number: int) -> Any:
         raise AssertionError("not for this test")
 
     def moved(self, caller: Any, origin: Any) -> Any:

@@ -90,3 +90,11 @@ def test_serve_asks_as_well(tmp_path: Path) -> None:
     assert status == 1
     assert said.startswith("iommud: the memory of programs cannot be read")
     assert not (tmp_path / "iommu").exists()
+
+
+@pytest.mark.usefixtures("root")
+def test_no_memory_can_be_pinned() -> None:
+    command = [IOMMUD, "run", "--pin=uring", "--", "true"]
+    status, sentences = refusal([*AS_NOBODY, "prlimit", "--memlock=0:0", *command])
+    assert status == 125
+    assert sentences.splitlines()[0] == "iommud: --pin=uring cannot pin a page: RLIMIT_MEMLOCK leaves no room for it, and has to be raised"

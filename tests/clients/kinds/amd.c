@@ -125,7 +125,8 @@ static void idle_viommu(int fd, const struct device *device, uint32_t ioas)
 /* Two devices of the test ioctl's: one whose IOMMU does not track writes, one with PASIDs. */
 static void unlike(int fd, const struct device *device, uint32_t ioas)
 {
-	uint32_t queue = new_fault_queue(fd), dirty, pasids, faults, hwpt;
+	struct iommu_vdevice_alloc vdevice = { .size = sizeof(vdevice), .virt_id = 1 };
+	uint32_t queue = new_fault_queue(fd), dirty, pasids, faults, hwpt, viommu;
 	struct iommu_hw_info cmd = { 0 };
 	struct device blind, shared;
 
@@ -135,6 +136,15 @@ static void unlike(int fd, const struct device *device, uint32_t ioas)
 	dirty = new_hwpt(fd, device->id, ioas, DIRTY);
 	CHECK_ERR(EINVAL, attach(fd, &blind, dirty), "one that does not track");
 	CHECK_OK(attach(fd, device, dirty), "one that does");
+	hwpt = new_hwpt(fd, device->id, ioas, PARENT);
+	CHECK_OK(try_viommu(fd, device->id, hwpt, 1, &viommu), "a vIOMMU");
+	vdevice.viommu_id = viommu;
+	vdevice.dev_id = blind.id;
+	CHECK_ERR(EINVAL, call(fd, IOMMU_VDEVICE_ALLOC, &vdevice), "another IOMMU's device");
+	vdevice.dev_id = shared.id;
+	CHECK_OK(call(fd, IOMMU_VDEVICE_ALLOC, &vdevice), "the same one's");
+	CHECK_OK(destroy(fd, vdevice.out_vdevice_id), "destroy");
+	CHECK_OK(destroy(fd, viommu), "destroy");
 	CHECK_OK(hwpt_alloc_fault(fd, device->id, ioas, FAULT, queue, NULL, &faults), "a queue");
 	CHECK_OK(attach(fd, &blind, faults), "any device may have one");
 	pasids = new_hwpt(fd, shared.id, ioas, PASID);

@@ -259,8 +259,13 @@ static void unlike(void)
 {
 	struct device shared, blind;
 	uint32_t entry, first = new_hwpt(fd, device.id, ioas, PASID), made, hwpt;
+	struct iommu_hw_info cmd = { 0 };
 
 	NEED(flagged_device(fd, first, MOCK_FLAGS_DEVICE_PASID, &shared) == 0);
+	NEED(hw_info(fd, &cmd, shared.id, NULL, 0) == 0);
+	CHECK_EQ(cmd.out_capabilities, IOMMU_HW_CAP_DIRTY_TRACKING | IOMMU_HW_CAP_PCI_PASID_EXEC |
+		 IOMMU_HW_CAP_PCI_PASID_PRIV, "what a device with PASIDs can do");
+	CHECK_EQ(cmd.out_max_pasid_log2, 20, "with so many");
 	CHECK_OK(pasid_attach(fd, &shared, 5, first), "PASID 5");
 	CHECK_ERR(EINVAL, attach(fd, &shared, parent), "a second stage leaves no room for it");
 	entry = new_entry(ENTRY(BYPASS), 0);
@@ -274,6 +279,14 @@ static void unlike(void)
 	CHECK_ERR(EINVAL, attach(fd, &blind, first), "takes no page table of this one's");
 	CHECK_ERR(EINVAL, try_viommu(fd, blind.id, parent, IOMMU_VIOMMU_TYPE_ARM_SMMUV3, &made),
 		  "nor makes a vIOMMU of its parent");
+	CHECK_ERR(EINVAL, vdevice_alloc(fd, viommu, blind.id, VSID + 1, &made),
+		  "has no number in a vIOMMU of this one");
+	CHECK_ERR(EINVAL, try_alloc(fd, (struct iommu_hwpt_alloc){
+		  .dev_id = blind.id, .pt_id = viommu, .data_type = STE, .data_len = 15 }),
+		  "and nothing nested in it, before the length");
+	CHECK_ERR(EINVAL, try_alloc(fd, (struct iommu_hwpt_alloc){
+		  .flags = DIRTY, .dev_id = blind.id, .pt_id = viommu, .data_type = STE,
+		  .data_len = 16 }), "before the flags");
 	CHECK_ERR(EOPNOTSUPP, hwpt_alloc(fd, blind.id, ioas, DIRTY, &hwpt), "and tracks no writes");
 	CHECK_OK(destroy(fd, blind.handle), "unplug");
 	CHECK_OK(destroy(fd, first), "destroy");

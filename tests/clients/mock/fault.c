@@ -3,6 +3,7 @@
 #include "table.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
@@ -127,6 +128,8 @@ static void one_fault(int fd, uint32_t device, int queue)
 	CHECK_OK(page_fault_at(fd, device, 0, 7, 0x123000), "a fault");
 	CHECK_EQ(ready(queue), POLLIN | POLLOUT, "poll: to read");
 	CHECK_EQ(epoll_wait(epoll, &event, 1, -1), 1, "epoll: to read");
+	CHECK_ERR(EFAULT, result(read(queue, unmapped(), RECORD)), "read: to nowhere");
+	CHECK_EQ(ready(queue), POLLIN | POLLOUT, "poll: it is still there");
 	check_empty(queue, full, "a queue with a fault");
 	CHECK_ERR(EFAULT, result(syscall(SYS_read, queue, -1UL, 0)), "read: no user's address");
 	memset(fault, 0xff, sizeof(fault));
@@ -175,7 +178,98 @@ static void many_faults(int fd, uint32_t device, int queue)
 	CHECK_EQ(result(readv(queue, parts, 2)), 2 * RECORD, "readv");
 	answers[0].cookie = fault[0].cookie;
 	answers[1].cookie = fault[1].cookie;
-	CHECK_EQ(result(write(queue, answers, 2 * ANSWER)), 2 * ANSWER, "write: their answers");
+	CHECK_EQ(result(write(queue, at_edge(answers, ANSWER), 2 * ANSWER)), ANSWER,
+		 "write: up to where it cannot be read");
+	CHECK_EQ(respond(queue, answers[1].cookie, IOMMUFD_PAGE_RESP_SUCCESS), ANSWER,
+		 "write: the other answer");
+	NEED(page_fault(fd, device) == 0 && page_fault(fd, device) == 0);
+	CHECK_EQ(result(read(queue, at_edge(fault, RECORD), 2 * RECORD)), RECORD,
+		 "read: up to where it cannot be written");
+	CHECK_EQ(result(read(queue, fault + 1, RECORD)), RECORD, "read: the other is there");
+	CHECK_EQ(fault[1].cookie, 2, "its cookie");
+	CHECK_EQ(respond(queue, 1, IOMMUFD_PAGE_RESP_INVALID), ANSWER, "write: answer the one");
+	CHECK_EQ(respond(queue, 2, IOMMUFD_PAGE_RESP_INVALID), ANSWER, "write: and the other");
+}
+
+#define DEVICES 3
+#define FAULTS 10000U
+#define AT_ONCE 97U
+
+/* Faults of several devices, more and more of them waiting, are answered in any order. */
+static void ten_thousand(int fd, uint32_t hwpt, int queue)
+{
+	static uint32_t cookies[FAULTS], seen[FAULTS];
+	struct iommu_hwpt_pgfault faults[AT_ONCE];
+	struct mock mocks[DEVICES];
+	uint32_t reported = 0, known = 0, answered = 0, wrong = 0, at, i;
+	uint64_t random = 1;
+	ssize_t got;
+
+	for (i = 0; i < DEVICES; i++)
+		NEED(mock_flags(fd, hwpt, 0, &mocks[i]) == 0);
+	while (answered < FAULTS) {
+		random = random * 6364136223846793005 + 1442695040888963407;
+		for (i = 0; i < random >> 60 && reported < FAULTS; i++, reported++)
+			NEED(page_fault_at(fd, mocks[reported % DEVICES].device, 0, reported,
+					   reported * PAGE) == 0);
+		if (random >> 56 & 1) {
+			got = read(queue, faults, sizeof(faults));
+			NEED(got >= 0 && got % RECORD == 0);
+			for (i = 0; i < got / RECORD; i++) {
+				at = faults[i].grpid;
+				wrong += at >= FAULTS || seen[at]++ ||
+					 faults[i].dev_id != mocks[at % DEVICES].device ||
+					 faults[i].addr != at * PAGE;
+				cookies[known++] = faults[i].cookie;
+			}
+		}
+		for (i = 0; i < random >> 58 && known && (reported == FAULTS || known > 500); i++) {
+			at = (random >> 8) % known;
+			wrong += respond(queue, cookies[at], at & 1) != ANSWER;
+			wrong += respond(queue, cookies[at], at & 1) != -EINVAL;
+			cookies[at] = cookies[--known];
+			answered++;
+		}
+		if (reported == FAULTS && !known && ready(queue) == POLLOUT)
+			break; /* If some are lost there are fewer to answer. */
+	}
+	for (i = 0; i < FAULTS; i++)
+		wrong += seen[i] != 1;
+	CHECK_EQ(wrong, 0, "%u faults: each read once, and answered once", FAULTS);
+	CHECK_EQ(ready(queue), POLLOUT, "none is left");
+	for (i = 0; i < DEVICES; i++)
+		CHECK_OK(destroy(fd, mocks[i].stdev), "device %u", i);
+}
+
+/* A client that dies while its devices wait for answers: nobody else notices. */
+static void dying(void)
+{
+	struct iommu_hwpt_pgfault fault;
+	uint32_t id, hwpt, ioas, i;
+	int fd, queue, status;
+	struct mock mock;
+	pid_t child;
+
+	fflush(stdout);
+	child = fork();
+	NEED(child >= 0);
+	if (child == 0) {
+		fd = open_iommu();
+		ioas = new_ioas(fd);
+		mock = new_mock(fd, ioas);
+		NEED(fault_alloc(fd, 0, &id, &queue) == 0);
+		NEED(hwpt_alloc_fault(fd, mock.device, ioas, FAULT, id, NULL, &hwpt) == 0);
+		NEED(mock_replace(fd, mock.stdev, hwpt) == 0);
+		for (i = 0; i < 100; i++)
+			NEED(page_fault(fd, mock.device) == 0);
+		NEED(read(queue, &fault, sizeof(fault)) == RECORD);
+		kill(getpid(), SIGKILL);
+	}
+	NEED(waitpid(child, &status, 0) == child);
+	CHECK_TRUE(WIFSIGNALED(status), "a client died with 100 faults in its queue");
+	fd = open_iommu();
+	CHECK_EQ(new_ioas(fd), 1, "the next one is served");
+	CHECK_OK(close(fd), "close");
 }
 
 /* What waits for an answer when the page table goes. */
@@ -266,6 +360,8 @@ int main(void)
 	CHECK_OK(mock_replace(fd, mock.stdev, hwpt), "the device gets the page table");
 	one_fault(fd, device, queue);
 	many_faults(fd, device, queue);
+	ten_thousand(fd, hwpt, queue);
+	dying();
 	waking(fd, device, queue);
 	endings(fd, mock.stdev, device, ioas, hwpt, queue);
 	lifetime(fd, mock.stdev, hwpt, id, queue);

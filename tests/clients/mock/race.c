@@ -32,6 +32,51 @@ static void set_up(void)
 	}
 }
 
+/* ---- DESTROY against DESTROY ------------------------------------------------------------------ */
+
+#define DUELS 200
+
+static pthread_barrier_t start, end;
+
+static void *duel(void *arg)
+{
+	unsigned int *count = arg, i;
+	long rc;
+
+	for (i = 0; i < DUELS; i++) {
+		pthread_barrier_wait(&start);
+		rc = destroy(fd, target);
+		count[rc == 0 ? 0 : rc == -ENOENT || rc == -EBUSY ? 1 : 2]++;
+		pthread_barrier_wait(&end);
+	}
+	return NULL;
+}
+
+/* Of all that destroy one object at the same time, one does. */
+static void duels(void)
+{
+	unsigned int counts[RUNNERS][3] = { 0 }, sums[3] = { 0 }, i, left = 0;
+	pthread_t threads[RUNNERS];
+
+	NEED(pthread_barrier_init(&start, NULL, RUNNERS + 1) == 0);
+	NEED(pthread_barrier_init(&end, NULL, RUNNERS + 1) == 0);
+	for (i = 0; i < RUNNERS; i++)
+		NEED(pthread_create(&threads[i], NULL, duel, counts[i]) == 0);
+	for (i = 0; i < DUELS; i++) {
+		target = i & 1 ? new_ioas(fd) : new_hwpt(fd, standing.device, base, 0);
+		pthread_barrier_wait(&start);
+		pthread_barrier_wait(&end);
+		left += destroy(fd, target) != -ENOENT;
+	}
+	for (i = 0; i < RUNNERS; i++)
+		NEED(pthread_join(threads[i], NULL) == 0);
+	for (i = 0; i < RUNNERS * 3; i++)
+		sums[i % 3] += counts[i / 3][i % 3];
+	CHECK_EQ(sums[0], DUELS, "of all who destroy an object at the same time one does");
+	CHECK_EQ(sums[2], 0, "the others find it gone, or going");
+	CHECK_EQ(left, 0, "and it is gone");
+}
+
 /* All that stands can be destroyed: nothing is in use by anything that has gone. */
 static void take_down(void)
 {
@@ -72,6 +117,7 @@ int main(void)
 	NEED(mock_replace(fd, standing.stdev, base) == 0);
 	NEED(destroy(fd, vdevice) == 0 && destroy(fd, in_viommu) == 0);
 	race(&hw_queue_victim);
+	duels();
 	take_down();
 	return checks_end();
 }

@@ -76,6 +76,19 @@ static long move_pasid(struct runner *r, uint32_t id)
 	return rc;
 }
 
+/* From the one, and back to it. */
+static long move_pasid_replace(struct runner *r, uint32_t id)
+{
+	struct iommu_test_cmd attach = { .id = r->pasids.stdev, .pasid_attach = { 6, for_pasids } };
+	struct iommu_test_cmd replace = { .id = r->pasids.stdev, .pasid_replace = { 6, id } };
+	struct iommu_test_cmd detach = { .id = r->pasids.stdev, .pasid_detach = { 6 } };
+	long rc;
+
+	NEED(test_cmd(fd, IOMMU_TEST_OP_PASID_ATTACH, &attach) == 0);
+	rc = test_cmd(fd, IOMMU_TEST_OP_PASID_REPLACE, &replace);
+	return test_cmd(fd, IOMMU_TEST_OP_PASID_DETACH, &detach) ? WRONG : rc;
+}
+
 static const struct victim hwpt_victim = {
 	"HWPT", parent_hwpt, NULL, 0,
 	{
@@ -93,6 +106,7 @@ static const struct victim pasid_victim = {
 	"HWPT for PASIDs", pasid_hwpt, NULL, 0,
 	{
 		{ "attach and detach", move_pasid, { EINVAL } },
+		{ "replace", move_pasid_replace, { EINVAL } },
 	},
 };
 
@@ -169,11 +183,20 @@ static long move_poll(struct runner *r, uint32_t id)
 	return poll(&ask, 1, 0) < 0 ? -errno : 0;
 }
 
+static long move_read(struct runner *r, uint32_t id)
+{
+	long rc = read(__atomic_load_n(&queue_fd, __ATOMIC_SEQ_CST), r->memory, 40);
+
+	(void)id;
+	return rc < 0 ? -errno : 0;
+}
+
 static const struct victim fault_victim = {
 	"fault queue", fault_queue, close_queue, 0,
 	{
 		{ "HWPT_ALLOC", move_hwpt_with_faults, { 0 } },
 		{ "poll", move_poll, { 0 } },
+		{ "read", move_read, { EBADF } },
 	},
 };
 

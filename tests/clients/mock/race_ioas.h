@@ -175,6 +175,20 @@ static long move_physical(struct runner *r, uint32_t id)
 	return rc == -EOPNOTSUPP ? 0 : rc;
 }
 
+/* The IOAS that VFIO's ioctls act on, and of none again. */
+static long move_compat(struct runner *r, uint32_t id)
+{
+	struct iommu_vfio_ioas set = { .size = sizeof(set), .ioas_id = id,
+				       .op = IOMMU_VFIO_IOAS_SET };
+	struct iommu_vfio_ioas clear = { .size = sizeof(clear), .op = IOMMU_VFIO_IOAS_CLEAR };
+	long rc = call(fd, IOMMU_VFIO_IOAS, &set);
+
+	(void)r;
+	if (rc == 0 && call(fd, IOMMU_VFIO_IOAS, &clear))
+		return WRONG;
+	return rc;
+}
+
 static const struct victim ioas_victim = {
 	"IOAS", marked_ioas, NULL, 0,
 	{
@@ -186,6 +200,7 @@ static const struct victim ioas_victim = {
 		{ "IOAS_COPY to it", move_copy_to, { EINVAL } },
 		{ "IOAS_COPY from it", move_copy_from, { 0 } },
 		{ "OPTION", move_option, { 0 } },
+		{ "VFIO_IOAS", move_compat, { 0 } },
 		{ "HWPT_ALLOC", move_hwpt_alloc, { EINVAL, EADDRINUSE } },
 		{ "a new device", move_attach_new_device, { EINVAL, EADDRINUSE } },
 		{ "replace", move_replace, { EINVAL, EADDRINUSE } },

@@ -143,6 +143,7 @@ static const struct victim veventq_victim = {
 	{
 		{ "event", move_event, { EOPNOTSUPP } },
 		{ "poll", move_poll, { 0 } },
+		{ "read", move_read, { EBADF } },
 	},
 };
 

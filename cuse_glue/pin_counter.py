@@ -1,0 +1,82 @@
+"""VmPin of another process, made what we say: memory of ours, registered in a ring that a thread of that process made (uring.py)."""
+
+import ctypes
+import mmap
+import os
+import threading
+from typing import Any, Final
+
+from .uring import LARGEST_BUFFER, make_table, map_, update
+
+_PAGE: Final = mmap.PAGESIZE
+_NORESERVE: Final = 0x4000
+_FIXED: Final = 0x10
+_libc: Final[Any] = ctypes.CDLL(None, use_errno=True)
+
+
+class Dummy:
+    """Memory that costs little and counts for much: 2 MiB, mapped again and again."""
+
+    REAL: Final = 2 << 20  # bytes
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._mapped = 0  # bytes
+        self.address = 0
+
+    def reach(self, length: int) -> int:
+        """The address of at least `length` bytes (up to LARGEST_BUFFER). OSError(ENOMEM)."""
+        with self._lock:
+            if not self.address:
+                # None of it may be in large pages: those are counted once, however often they are registered.
+                self._fd = os.memfd_create("iommud-pinned", os.MFD_CLOEXEC)
+                os.ftruncate(self._fd, self.REAL)
+                self.address = map_(0, LARGEST_BUFFER, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE, -1)
+                _libc.madvise(ctypes.c_void_p(self.address), ctypes.c_size_t(LARGEST_BUFFER), mmap.MADV_NOHUGEPAGE)
+            while self._mapped < length:
+                at = self.address + self._mapped
+                map_(at, self.REAL, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _FIXED, self._fd)
+                _libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(self.REAL), mmap.MADV_NOHUGEPAGE)
+                self._mapped += self.REAL
+            return self.address
+
+
+DUMMY: Final = Dummy()
+
+
+class Counter:
+    """A client's ring that makes its VmPin what we say. Owns the descriptor.
+
+    Slot k of its table holds 2^k pages, or none, up to the largest a buffer can be; the slots after that hold that much each. So any
+    number is made of few buffers, and the next one of few other.
+    """
+
+    LARGEST: Final = (LARGEST_BUFFER // _PAGE).bit_length() - 1
+    SLOTS: Final = LARGEST + 1024
+
+    def __init__(self, fd: int) -> None:
+        """OSError: it is none, or has buffers already."""
+        self._fd = fd
+        self._shown: set[int] = set()
+        make_table(fd, self.SLOTS)
+
+    @property
+    def shown(self) -> int:
+        """Pages."""
+        return sum(1 << min(slot, self.LARGEST) for slot in self._shown)
+
+    def show(self, pages: int) -> None:
+        """Count `pages` from now on. OSError(ENOMEM): our own limit does not allow it, and less is counted."""
+        whole, rest = divmod(pages, 1 << self.LARGEST)
+        wanted = {slot for slot in range(self.LARGEST) if rest >> slot & 1}
+        wanted.update(range(self.LARGEST, min(self.LARGEST + whole, self.SLOTS)))
+        for slot in self._shown - wanted:
+            update(self._fd, slot, 0, 0)
+            self._shown.remove(slot)
+        for slot in sorted(wanted - self._shown, reverse=True):
+            length = _PAGE << min(slot, self.LARGEST)
+            update(self._fd, slot, DUMMY.reach(length), length)
+            self._shown.add(slot)
+
+    def close(self) -> None:
+        os.close(self._fd)
