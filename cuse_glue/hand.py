@@ -193,8 +193,6 @@ def _hold(tracee: ptrace.Tracee, mm: Mm) -> Hand:
             raise Unwilling("it executes another program")
         if tracee.machine.interruptible is None:
             tracee.hold()
-            if not tracee.machine.mmap:
-                raise Unwilling("it is a 32-bit program")
         else:
             tracee.hold_anywhere(_vdso(mm.auxv))
     except ptrace.Gone:

@@ -24,10 +24,12 @@ import platform
 import re
 import signal
 import time
-from dataclasses import dataclass
 from typing import Any, Final
 
 import cffi
+
+from .machine import X86_64 as X86_64
+from .machine import Machine as Machine
 
 _ffi: Final = cffi.FFI()
 _ffi.cdef(
@@ -63,56 +65,12 @@ _WALL: Final = 0x4000_0000  # __WALL: threads as well as processes
 _WNOTHREAD: Final = 0x2000_0000  # __WNOTHREAD: only what this thread traces
 _SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
 _SIGMASK_SIZE: Final = 8
+_ALL_SIGNALS: Final[Any] = _ffi.new("uint64_t *", (1 << 64) - 1)
 _U64: Final = (1 << 64) - 1
-_ALL_SIGNALS: Final[Any] = _ffi.new("uint64_t *", _U64)
 _PENDING: Final = re.compile(rb"^(?:SigPnd|ShdPnd):\t(\w+)$", re.MULTILINE)
 _RESTART: Final = range(-516, -511)  # -ERESTART*: the kernel would make the call again after a signal
 _PROC_SYSCALL_TRIES: Final = 1000
 _VDSO_SIZE: Final = 8192  # bytes
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where one kind of machine keeps what we need, as indexes of words in its NT_PRSTATUS register set."""
-
-    bits: int  # of a word, and of what a call returns
-    words: int  # of the whole set
-    instruction: bytes  # what enters the kernel, just before the instruction pointer at the stop
-    instruction_pointer: int
-    stack_pointer: int
-    red_zone: int  # bytes below the stack pointer that a leaf function may use
-    called: int  # at the stop: the number of the call that the thread made
-    number: int  # at the instruction: the number of the call
-    arguments: tuple[int, ...]
-    result: int
-    first_argument: int | None  # still there at the stop; None: the result has taken its place
-    ioctl: int
-    openat: int
-    close: int
-    sigprocmask: int
-    compat: "Machine | None" = None  # what a 32-bit thread runs on; its set is smaller
-    mmap: int = 0  # these are 0 of what 32-bit threads run on: they are made to open files only
-    munmap: int = 0
-    mremap: int = 0
-    madvise: int = 0
-    capset: int = 0
-    clone: int = 0
-    exit: int = 0
-    interruptible: frozenset[int] | None = None  # calls that end with EINTR when stopped, and have done nothing; None: take callers only
-
-    @property
-    def size(self) -> int:
-        """Of the set, in bytes."""
-        return self.words * self.bits // 8
-
-    @property
-    def most(self) -> int:
-        """The highest word."""
-        return (1 << self.bits) - 1
-
-    def signed(self, word: int) -> int:
-        """A word as what a call returns."""
-        return word - (word >> self.bits - 1 << self.bits)
 
 
 def machine() -> Machine | None:
@@ -121,11 +79,7 @@ def machine() -> Machine | None:
         from .ptrace_arm64 import ARM64
 
         return ARM64
-    if platform.machine() == "x86_64":
-        from .ptrace_x86 import X86_64
-
-        return X86_64
-    return None
+    return X86_64 if platform.machine() == "x86_64" else None
 
 
 class Gone(Exception):
@@ -151,7 +105,7 @@ class Tracee:
 
     def _begin(self, tid: int, machine: Machine, others: dict[int, list[int]]) -> None:
         self.tid = tid
-        self.machine = machine
+        self.machine = machine  # from `hold` on, what this thread runs on
         self._others = others  # what waiting told of threads that were not waited for just then; shared with a helper
         self._buffer: Any = _ffi.new("uint64_t[]", machine.words)
         self._vec: Any = _ffi.new("struct vec *", {"base": _address(self._buffer)})
@@ -194,7 +148,7 @@ class Tracee:
         m = self.machine
         if m.interruptible is None:
             raise Foreign("how a thread goes on that is stopped outside of an ioctl of ours is not known of this machine")
-        if self._read_registers() != m.words * 8:
+        if self._read_registers() != m.size:
             raise Foreign("it is a 32-bit program")
         registers = list(self._buffer)
         called = int(_ffi.cast("int64_t", registers[m.called]))

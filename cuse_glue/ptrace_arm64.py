@@ -6,7 +6,7 @@ that a client called ioctl on is asked of /proc/TID/syscall while it still waits
 
 from typing import Final
 
-from .ptrace import Machine
+from .machine import Machine
 
 # What a 32-bit thread has: r0-r15, cpsr, the first argument of its call; Ref: v7.3 arch/arm64/kernel/ptrace.c compat_gpr_get. A program in
 # Thumb code enters the kernel by another instruction, and is none that we can follow.
@@ -26,6 +26,14 @@ ARM: Final = Machine(
     openat=322,
     close=6,
     sigprocmask=175,
+    mmap=192,  # mmap2
+    munmap=91,
+    mremap=163,
+    madvise=220,
+    capset=185,
+    clone=120,
+    exit=1,
+    interruptible=None,
 )
 
 # struct user_pt_regs: x0-x30, sp, pc, pstate; Ref: v7.3 arch/arm64/include/uapi/asm/ptrace.h, include/uapi/asm-generic/unistd.h

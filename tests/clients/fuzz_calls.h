@@ -12,7 +12,7 @@
 #define FILES 5
 #define REMEMBERED 8
 
-/* Good pages, one that is not there, and the same good pages again, to be read only. */
+/* Good pages, one that cannot be touched, and the same good pages again, to be read only. */
 struct arena {
 	char *pages;
 	char *readable;
@@ -62,16 +62,21 @@ static inline bool one_in(struct player *p, uint64_t n)
 
 #define ARENA_PAGES 2
 
+/*
+ * Behind either sight of the pages nothing can be read, whatever else the loader and libc have
+ * mapped where: a struct may say that it is larger than it is, and what is behind it decides
+ * between E2BIG and EFAULT.
+ */
 static inline void arena_init(struct arena *arena)
 {
+	const size_t size = ARENA_PAGES * PAGE, slot = size + PAGE;
 	int memfd = memfd_create("arena", MFD_CLOEXEC);
+	char *room = mmap(NULL, 2 * slot, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	NEED(memfd >= 0 && ftruncate(memfd, ARENA_PAGES * PAGE) == 0);
-	arena->pages = mmap(NULL, (ARENA_PAGES + 1) * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
-			    memfd, 0);
-	arena->readable = mmap(NULL, ARENA_PAGES * PAGE, PROT_READ, MAP_SHARED, memfd, 0);
+	NEED(memfd >= 0 && ftruncate(memfd, size) == 0 && room != MAP_FAILED);
+	arena->pages = mmap(room, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd, 0);
+	arena->readable = mmap(room + slot, size, PROT_READ, MAP_SHARED | MAP_FIXED, memfd, 0);
 	NEED(arena->pages != MAP_FAILED && arena->readable != MAP_FAILED);
-	NEED(munmap(arena->pages + ARENA_PAGES * PAGE, PAGE) == 0);
 	NEED(close(memfd) == 0);
 }
 

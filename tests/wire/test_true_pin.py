@@ -15,13 +15,12 @@ import trio
 
 from cuse_glue import ptrace
 from cuse_glue.account import Account
-from cuse_glue.ptrace_x86 import X86_64
 from cuse_glue.source import Pin, Refused, Source, Sources
 
 from .conftest import Client, descriptors
 from .mappings import PAGE
 
-pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.skipif(ptrace.machine() is not X86_64, reason="x86-64 only")]
+pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.skipif(ptrace.machine() is not ptrace.X86_64, reason="x86-64 only")]
 
 PAGES = 4
 LENGTH = PAGES * PAGE
@@ -208,7 +207,7 @@ async def test_a_client_with_a_debugger_is_watched(client: Client, caplog: pytes
     attached, done = threading.Event(), threading.Event()
 
     def debug() -> None:
-        tracee = ptrace.Tracee(client.pid, X86_64)
+        tracee = ptrace.Tracee(client.pid, ptrace.X86_64)
         attached.set()
         done.wait()
         tracee.interrupt()
