@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 TESTS := $(VENV)/.stamp-tests
-CODE := iommud cuse_glue tests
+CODE := iommud cuse_glue tests scripts/installer.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test lint kernel-selftest vm-test bench clean
+.PHONY: help setup demo docs test lint kernel-selftest vm-test bench build install uninstall clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,46 @@ vm-test: setup  ## the character device (CUSE) in a virtual machine with Debian'
 
 bench: setup  ## round trips beside a C server that does nothing; writes build/bench.json
 	$(BIN)/python tests/bench/run.py
+
+# --- installation, by GNU's variables. Of Python the system's own: a service of root and a command for everybody live on it. ---
+PREFIX = /usr/local
+prefix = $(PREFIX)
+bindir = $(prefix)/bin
+libdir = $(prefix)/lib
+datadir = $(prefix)/share
+mandir = $(datadir)/man
+sysconfdir = /etc
+pkglibdir = $(libdir)/iommud
+unitdir = $(prefix)/lib/systemd/system
+sysusersdir = $(prefix)/lib/sysusers.d
+udevrulesdir = $(prefix)/lib/udev/rules.d
+modulesloaddir = $(prefix)/lib/modules-load.d
+defaultdir = $(sysconfdir)/default
+bashcompletiondir = $(datadir)/bash-completion/completions
+zshcompletiondir = $(datadir)/zsh/site-functions
+fishcompletiondir = $(datadir)/fish/vendor_completions.d
+DIRECTORIES = bindir pkglibdir mandir unitdir sysusersdir udevrulesdir modulesloaddir defaultdir bashcompletiondir zshcompletiondir fishcompletiondir
+INSTALL_PYTHON = $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
+INSTALLER = scripts/installer.py --destdir '$(DESTDIR)' $(foreach name,$(DIRECTORIES),--$(name) '$($(name))')
+APP := build/app
+
+build: $(APP).stamp  ## what `make install` installs (needs the network; as any user)
+
+$(APP).stamp: pyproject.toml $(shell find iommud cuse_glue include -type f -not -name '*.pyc')
+	@$(INSTALL_PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "iommud needs Python 3.11 or newer, and $(INSTALL_PYTHON) is %d.%d: make install INSTALL_PYTHON=/path/to/a/newer/python3" % v[:2])'
+	@$(INSTALL_PYTHON) -c 'import ensurepip' 2>/dev/null || scripts/need python3-venv
+	rm -rf $(APP) build/pip
+	$(INSTALL_PYTHON) -m venv build/pip
+	build/pip/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --target $(APP) .
+	rm -rf $(APP)/bin $(APP)/iommud-*.dist-info/direct_url.json build/pip
+	@touch $@
+
+install: build  ## command, man pages, completion and systemd units below PREFIX (/usr/local); DESTDIR and GNU's directory variables work
+	@$(INSTALL_PYTHON) $(INSTALLER) install
+	@test -n '$(DESTDIR)' || cat systemd/after-install
+
+uninstall:  ## remove what `make install` with the same variables put there
+	@$(INSTALL_PYTHON) $(INSTALLER) uninstall
 
 clean:  ## remove what was made here
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -150,7 +150,9 @@ def _raise(tid: int, limit: tuple[int, int]) -> tuple[int, int]:
     return limit
 
 
-def take_caller(mm: Mm, tid: int, machine: ptrace.Machine, answered: Callable[[], bool], answer: Callable[[], None], filters: int) -> Hand:
+def take_caller(
+    mm: Mm, tid: int, machine: ptrace.Machine, answered: Callable[[], bool], answer: Callable[[], None], filters: int | None
+) -> Hand:
     """The thread that waits for `answer`, stopped just before it would see it. Unwilling, ptrace.Gone."""
     try:
         tracee = seize(tid, machine, _PURPOSE, answered, filters)
@@ -161,7 +163,7 @@ def take_caller(mm: Mm, tid: int, machine: ptrace.Machine, answered: Callable[[]
     return _hold(tracee, mm)
 
 
-def take_somebody(mm: Mm, machine: ptrace.Machine, filters: int) -> Hand:
+def take_somebody(mm: Mm, machine: ptrace.Machine, filters: int | None) -> Hand:
     """Any thread of an address space, wherever it is, the idle ones first. Unwilling: none can be had. ptrace.Gone: none is there."""
     why: Exception = ptrace.Gone()
     for tid in sorted(mm.threads(), key=_effort):

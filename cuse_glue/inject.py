@@ -44,9 +44,9 @@ CLOSING: Final = 2.0  # seconds in which clients that are being served when the 
 class Injector:
     """Gives out the files of one device. Belongs to the loop's thread."""
 
-    def __init__(self, machine: ptrace.Machine | None = None, *, harmless_filters: int = 0) -> None:
-        """`machine`: the one we run on, unless given. `harmless_filters`: seccomp filters of each client that let the calls through that it
-        is made to make."""
+    def __init__(self, machine: ptrace.Machine | None = None, *, harmless_filters: int | None = None) -> None:
+        """`machine`: the one we run on, unless given. `harmless_filters`: each client descends from the process that we come from, and has
+        this many seccomp filters more, which let the calls through that it is made to make. None: clients are anybody's."""
         self._harmless_filters = harmless_filters
         self._machine = machine or ptrace.machine()
         self._jobs: set[_Job] = set()
@@ -144,7 +144,7 @@ class _Job:
         fill: Callable[[int], bytes],
         no_room: int,
         token: trio.lowlevel.TrioToken,
-        harmless_filters: int,
+        harmless_filters: int | None,
     ) -> None:
         self.harmless_filters = harmless_filters
         self.machine = machine

@@ -72,7 +72,7 @@ def unmount(target: str) -> None:
 def is_stale(path: str) -> bool:
     """Whether `path` is a FUSE mount whose daemon is gone."""
     try:
-        os.stat(path)
+        os.statvfs(path)  # asks the daemon; what stat(2) tells may be remembered of a dead one
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

@@ -16,12 +16,15 @@ class NotOurs(Exception):
     """The thread cannot be seized; the text says why."""
 
 
-def seize(tid: int, machine: ptrace.Machine, purpose: str, may_be_gone: Callable[[], bool], harmless_filters: int = 0) -> ptrace.Tracee:
+def seize(
+    tid: int, machine: ptrace.Machine, purpose: str, may_be_gone: Callable[[], bool], harmless_filters: int | None = None
+) -> ptrace.Tracee:
     """Seize thread `tid`, which runs on. `purpose`: what it cannot do if that fails, for people.
 
     NotOurs: another traces it, a seccomp filter of its own, or we may not. ptrace.Gone: it is gone, or whoever has its number now cannot be
     seized. `may_be_gone()`: nothing keeps it from that, as a request without a reply does. `harmless_filters`:
-    how many seccomp filters it has that let through what we make it call.
+    how many seccomp filters it has that let through what we make it call, beside those that we both have from where we come; None: it is
+    anybody's.
     """
     try:
         return ptrace.Tracee(tid, machine, ptrace.SUSPEND_SECCOMP)
@@ -33,9 +36,11 @@ def seize(tid: int, machine: ptrace.Machine, purpose: str, may_be_gone: Callable
     tracer = _status(tid).get("TracerPid", 0)
     if tracer:
         raise NotOurs(f"the client is traced by process {tracer} (a debugger, strace), and only one can: it cannot {purpose}")
-    # Filters are inherited and never dropped. As many as we have: the same ones (a container's), and those let us do it.
-    theirs, ours = (_status(each).get("Seccomp_filters", 0) for each in (tid, threading.get_native_id()))
-    if theirs > ours + harmless_filters:
+    # Filters are inherited and never dropped, and ours let us do it, so what the client has from where we have ours does no harm. Of
+    # anybody's client that is as many as the first process has (a container's). What only a service has (systemd's SystemCallFilter=)
+    # says nothing of others.
+    theirs, ours, first = (_status(each).get("Seccomp_filters", 0) for each in (tid, threading.get_native_id(), 1))
+    if theirs > (min(ours, first) if harmless_filters is None else ours + harmless_filters):
         raise NotOurs(
             f"the client has a seccomp filter, which might kill it if we made it call the kernel; to suspend that takes CAP_SYS_ADMIN: "
             f"it cannot {purpose}"

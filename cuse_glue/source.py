@@ -229,7 +229,7 @@ class Source:
 class Sources:
     """The sources that are known, each once. For the task that serves requests; not for worker threads."""
 
-    def __init__(self, *, true_pins: bool = False, harmless_filters: int = 0) -> None:
+    def __init__(self, *, true_pins: bool = False, harmless_filters: int | None = None) -> None:
         """`true_pins`: pin by io_uring what can be. `harmless_filters`: as `seize`. mount.Unusable: the machine cannot."""
         self._mms = MmCache()
         self._files = FileCache()

@@ -103,7 +103,7 @@ def _raise_limit() -> None:
 class TruePins:
     """All of one device's. For the loop's thread."""
 
-    def __init__(self, address_space: Callable[[Caller], Mm], harmless_filters: int = 0) -> None:
+    def __init__(self, address_space: Callable[[Caller], Mm], harmless_filters: int | None = None) -> None:
         """`address_space`: whose a caller is; OSError. Unusable: the machine cannot do it."""
         self._machine, self._counts_all = check()
         self._address_space = address_space

@@ -68,10 +68,12 @@ def main() -> NoReturn:
 
         run(arguments.command, settings)
 
-    from .serve import Place, serve
+    from .serve import Place, clean, serve
 
-    place = Place(fuse=arguments.fuse, cuse=arguments.cuse, mode=arguments.mode, group=arguments.group)
-    sys.exit(serve(place, settings))
+    place = Place(
+        fuse=arguments.fuse, cuse=arguments.cuse, name=arguments.name, mode=arguments.mode, group=arguments.group
+    )
+    sys.exit((clean if arguments.clean else serve)(place, settings))
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -168,7 +170,8 @@ def _add_serve(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, 
         help="serve /dev/iommu in the foreground",
         description="Serve /dev/iommu for everybody on this machine, in the foreground, until SIGTERM or SIGINT.\n"
         "By CUSE where there is a /dev/cuse, else by FUSE. Needs root.",
-        epilog="Tells systemd when it is ready (Type=notify).",
+        epilog="exit status: 0: stopped; 1: refused, with a sentence; 2: wrong arguments; 70: a bug, with a traceback\n"
+        "Tells systemd when it is ready (Type=notify), and that it is alive (WatchdogSec=).",
         **layout,
     )
     parser.set_defaults(parser=parser)
@@ -177,8 +180,16 @@ def _add_serve(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, 
         "--fuse", metavar="PATH", type=os.path.abspath, help="serve a file PATH, which is made, and gone afterwards"
     )
     where.add_argument("--cuse", metavar="NAME", help="serve a character device /dev/NAME (the kernel needs CUSE)")
+    where.add_argument("--name", default="iommu", type=_name, help="serve /dev/NAME, by what the kernel has (default: iommu)")
+    parser.add_argument("--clean", action="store_true", help="remove what an iommud that was killed has left there, and end")
     parser.add_argument("--mode", type=_mode, default=0o660, help="its permission bits, octal (default: 0660)")
     parser.add_argument("--group", metavar="GROUP", help="its group, by name (default: the caller's)")
+
+
+def _name(text: str) -> str:
+    if text in ("", ".", "..") or "/" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a file in /dev")
+    return text
 
 
 def _mode(text: str) -> int:

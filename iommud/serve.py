@@ -7,13 +7,14 @@ that answers ENOTCONN) can be told from what a living one serves, and is taken o
 is somebody else's: we say so and stop.
 """
 
+import errno
+import faulthandler
 import fcntl
 import grp
 import logging
 import os
 import re
 import signal
-import socket
 import stat
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from cuse_glue.mount import Unusable
 
 from . import stderr
 from .limits import allow_many_files
+from .systemd import notify, show_life
 
 if TYPE_CHECKING:
     from .cli import Settings
@@ -39,6 +41,8 @@ VFIO: Final = "vfio/vfio"  # beside it
 VFIO_MODE: Final = 0o666  # what the kernel gives it: it does nothing without a device
 SOURCE: Final = "iommud"
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
+REFUSED: Final = 1  # exit statuses; 2 is argparse's
+BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 CUSE_NAME: Final = re.compile(r"[\w.+:-]+(/[\w.+:-]+)*", re.ASCII)
 LONGEST_NAME: Final = 200  # of a CUSE device, bytes
 EMPTY_FILE_MODE: Final = 0  # nothing else makes files like that, so a left one is known as ours
@@ -46,10 +50,11 @@ EMPTY_FILE_MODE: Final = 0  # nothing else makes files like that, so a left one 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where to serve: absolute path `fuse`, or name under /dev `cuse`; neither: /dev/iommu, by what the kernel has."""
+    """Where to serve: absolute path `fuse`, or name under /dev `cuse`; neither: /dev/`name`, by what the kernel has."""
 
     fuse: str | None = None
     cuse: str | None = None
+    name: str = NAME
     mode: int = 0o660
     group: str | None = None
 
@@ -57,6 +62,7 @@ class Place:
 def serve(place: Place, settings: "Settings") -> int:
     """Serve until SIGTERM or SIGINT, or until the mount is taken away. Returns the exit status."""
     stderr.configure(settings.log_level)
+    faulthandler.enable()  # a watchdog sends SIGABRT: then the log tells where we were
     allow_many_files()
     for number in STOP:  # until the session takes them over; what stands by then is cleaned up on the way out
         signal.signal(number, lambda *_: sys.exit(0))
@@ -64,15 +70,51 @@ def serve(place: Place, settings: "Settings") -> int:
         with ExitStack() as stack:
             reach.check()
             gid = _gid(place.group)
-            if place.fuse is None and (place.cuse is not None or os.path.exists(CUSE_DEVICE)):
-                doors = _cuse_doors(stack, NAME if place.cuse is None else place.cuse, place.mode, settings.vfio)
+            if place.fuse is None and (place.cuse is not None or _kernel_has_cuse()):
+                doors = _cuse_doors(stack, place.name if place.cuse is None else place.cuse, place.mode, settings.vfio)
             else:
-                doors = _fuse_doors(stack, os.path.realpath(place.fuse or f"/dev/{NAME}"), place.mode, settings.vfio)
+                doors = _fuse_doors(stack, _fuse_path(place), place.mode, settings.vfio)
             _serve(doors, settings, gid)
     except Unusable as error:
-        stderr.write_line(f"iommud: {error}")
-        return 1
+        stderr.write_line(f"iommud: {error}", logging.ERROR)
+        notify(f"STATUS=Refused: {error}")
+        return REFUSED
+    except Exception:
+        log.exception("bug: the daemon failed")
+        return BUG
     return 0
+
+
+def clean(place: Place, settings: "Settings") -> int:
+    """Take away what a daemon that died has left at the place, if it did: a mount and a file. What lives, or is another's, stays."""
+    stderr.configure(settings.log_level)
+    path = _fuse_path(place)
+    beside = os.path.join(os.path.dirname(path), VFIO)
+    for each in (path, beside) if settings.vfio else (path,):
+        if place.cuse is None and (mount.mounted_type(each) is not None or os.path.lexists(each)):
+            try:
+                _remove(each, _claim(each))
+            except Unusable as error:
+                log.info("%s", error)
+            else:
+                log.warning("%s: a daemon that died had left it", each)
+    return 0
+
+
+def _fuse_path(place: Place) -> str:
+    return os.path.realpath(place.fuse or f"/dev/{place.name}")
+
+
+def _kernel_has_cuse() -> bool:
+    """Whether there is more than a node of it: udev makes that for every module that could be loaded."""
+    try:
+        os.close(os.open(CUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            return True  # and `_cuse` will say what it is
+        log.info("%s cannot be opened (%s): FUSE it is", CUSE_DEVICE, error.strerror)
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +193,7 @@ def _serve(doors: list[Door], settings: "Settings", gid: int) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(stop)
+            nursery.start_soon(show_life)
             await serve_together(sessions, ready)
             nursery.cancel_scope.cancel()
         device.shutdown()
@@ -177,12 +220,17 @@ def _fuse(path: str, mode: int) -> Iterator[int]:
         finally:
             mount.unmount(path)
     finally:
-        try:
-            if os.path.samestat(os.lstat(path), os.fstat(lock)):
-                os.unlink(path)
-        except FileNotFoundError:
-            pass  # somebody cleaned up before us
-        os.close(lock)
+        _remove(path, lock)
+
+
+def _remove(path: str, lock: int) -> None:
+    """The end of what `_claim` began."""
+    try:
+        if os.path.samestat(os.lstat(path), os.fstat(lock)):
+            os.unlink(path)
+    except FileNotFoundError:
+        pass  # somebody cleaned up before us
+    os.close(lock)
 
 
 @contextmanager
@@ -314,14 +362,3 @@ def _gid(group: str | None) -> int:
     except KeyError:
         raise Unusable(f"there is no group {group}") from None
 
-
-def notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); without a NOTIFY_SOCKET in the environment, nobody."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
-        try:
-            link.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
-        except OSError as error:
-            log.warning("systemd could not be told %r: %s", state, error)

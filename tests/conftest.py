@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, make
 
 
 @pytest.fixture
@@ -48,3 +48,20 @@ def probe(programs: Path) -> str:
 def calls(programs: Path) -> str:
     """A program whose system calls are watched (run/calls.c)."""
     return str(programs / "calls")
+
+
+@pytest.fixture(scope="session")
+def built() -> None:
+    """What can be installed is there."""
+    done = make("build")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def installed(built: None) -> Iterator[Path]:
+    """A DESTDIR with all that `make install` puts there. Not to be changed."""
+    with TemporaryDirectory(prefix="iommud-test-") as name:
+        done = make("install", f"DESTDIR={name}")
+        assert done.returncode == 0, done.stderr
+        os.chmod(name, 0o755)
+        yield Path(name)

@@ -2,6 +2,7 @@
 
 import os
 import select
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -68,3 +69,10 @@ def mounts_at(path: str) -> list[str]:
     """The lines of mountinfo whose mount point is `path`, in this process's namespace."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return [line for line in lines if line.split(" ")[4] == path]
+
+
+def make(target: str, *variables: str) -> subprocess.CompletedProcess[str]:
+    """`make TARGET VARIABLE=VALUE...`, whatever the make that runs the tests was given."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    command = ["make", "--no-print-directory", "-C", str(ROOT), target, *variables]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -32,14 +32,14 @@ log: Final = logging.getLogger("iommud")
 @dataclass(frozen=True)
 class Options:
     """What a device offers. `why` gets one line for each refused ioctl; `mock`: the kernel's selftest driver is there, and its devices
-    stand behind an IOMMU of the kind `iommu` (devices.kinds.KINDS). `watched`: the clients are under a seccomp filter of ours
-    (cuse_glue.seccomp). `pin`: "uring" makes pins true (cuse_glue.true_pin)."""
+    stand behind an IOMMU of the kind `iommu` (devices.kinds.KINDS). `watched`: whether clients, which `iommud run` has started, are under a
+    seccomp filter of ours (cuse_glue.seccomp); None: they come from elsewhere. `pin`: "uring" makes pins true (cuse_glue.true_pin)."""
 
     mock: bool = False
     iommu: str = kinds.DEFAULT
     why: Callable[[str], None] | None = None
     pin: str = "watch"
-    watched: bool = False
+    watched: bool | None = None
 
 
 def calm_collector() -> None:
@@ -57,11 +57,12 @@ class IommuDevice:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
-        self._origins = ProcessOrigins(true_pins=self.options.pin == "uring", harmless_filters=int(self.options.watched))
+        harmless_filters = None if self.options.watched is None else int(self.options.watched)
+        self._origins = ProcessOrigins(true_pins=self.options.pin == "uring", harmless_filters=harmless_filters)
         self.true_pins = self._origins.true_pins
         self.host = Host()
         self._open_files = 0
-        self._injector = Injector(harmless_filters=int(self.options.watched))
+        self._injector = Injector(harmless_filters=harmless_filters)
         self.mapped = ShownFile(self.host) if self.options.mock else None  # the mock alone has something to map
         test_command = TestCommand(self.options.iommu) if self.options.mock else None
         self.dispatcher = Dispatcher(self._origins, DescriptorBook(self._injector), test_command)

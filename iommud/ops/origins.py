@@ -114,7 +114,7 @@ class ProcessOrigin:
 class ProcessOrigins:
     """`Origins` of ops.request for real processes."""
 
-    def __init__(self, *, true_pins: bool = False, harmless_filters: int = 0) -> None:
+    def __init__(self, *, true_pins: bool = False, harmless_filters: int | None = None) -> None:
         """As `Sources`."""
         self._sources = Sources(true_pins=true_pins, harmless_filters=harmless_filters)
         self.true_pins = self._sources.true_pins

@@ -59,3 +59,31 @@ def test_a_long_line_is_cut_to_what_a_pipe_takes_at_once() -> None:
     script = "from iommud.stderr import write_line; write_line(10000 * 'x')"
     done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, timeout=PATIENCE)
     assert done.stderr == 4095 * b"x" + b"\n"
+
+
+JOURNAL = """
+import logging, os, sys
+from iommud import stderr
+stderr.configure("info")
+stderr.write_line("iommud: one")
+logging.warning("two\\nlines")
+"""
+
+
+def journal_of(stream: str) -> str:
+    reader, writer = os.pipe()
+    status = os.fstat(writer)
+    environment = dict(os.environ, JOURNAL_STREAM=stream or f"{status.st_dev}:{status.st_ino}")
+    subprocess.run([sys.executable, "-c", JOURNAL], stderr=writer, env=environment, check=True, timeout=PATIENCE)
+    os.close(writer)
+    with open(reader) as file:
+        return file.read()
+
+
+def test_the_journal_is_told_how_grave_each_line_is() -> None:
+    assert journal_of("") == "<6>one\n<4>two\n<4>lines\n"
+
+
+def test_what_is_not_the_journal_is_not_taken_for_it() -> None:
+    """A service starts others, who inherit its JOURNAL_STREAM and have a stderr of their own."""
+    assert journal_of("1:1") == "iommud: one\niommud: WARNING: two\nlines\n"

@@ -14,7 +14,7 @@ RUN = [IOMMUD, "run", "--"]
 USER_NAMESPACE = ["unshare", "--user", "--map-root-user"]
 CAP_SYS_RESOURCE = 24
 # These play with the device and know no right answers by themselves.
-PLAYERS = {"fuzz", "fuzz_devices", "fuzz_vfio", "hold", "stress"}
+PLAYERS = {"fuzz", "fuzz_devices", "fuzz_vfio", "hold", "stress", "waits"}
 CLIENTS = sorted(path.stem for path in SOURCES.glob("*.c") if path.stem not in PLAYERS)
 # What the calls of `fuzz --areas --calls 50000 --threads 1 --seed N` were answered by Linux 7.3 on x86-64, as a checksum
 # over all errnos and all values written back. To find the first answer that differs, compare the output with --trace.

@@ -8,7 +8,7 @@ import pytest
 from tests.support import ROOT
 
 # What a part may not import. Siblings share only iommud.errors; ops joins them; nothing imports upward.
-COMMANDS = {"iommud.cli", "iommud.run", "iommud.serve", "iommud.stderr"}
+COMMANDS = {"iommud.cli", "iommud.run", "iommud.serve", "iommud.stderr", "iommud.systemd"}
 OUTSIDE = {"trio", "os", "cffi", "socket", "select", "mmap", "ctypes", "subprocess", "threading", "cuse_glue"}
 FORBIDDEN = {
     "cuse_glue": {"iommud"},

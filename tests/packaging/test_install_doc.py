@@ -1,4 +1,4 @@
-"""docs/install.md: each of its blocks is run as it stands."""
+"""docs/install.md: each of its blocks is run as it stands (that for systemd by tests/systemd)."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def blocks(kind: str) -> list[str]:
 
 
 def test_each_block_is_of_a_kind_that_is_run() -> None:
-    assert {label for label, _ in BLOCKS} == {"sh user", "sh root", "sh pipx", "sh container"}
+    assert {label for label, _ in BLOCKS} == {"sh user", "sh root", "sh pipx", "sh container", "sh systemd"}
 
 
 @pytest.fixture(scope="module")

@@ -207,11 +207,14 @@ def test_unmounted_by_somebody_else_it_ends(start: Start, path: str) -> None:
     assert not os.path.lexists(path)
 
 
-def test_takes_over_from_one_that_was_killed(start: Start, path: str, probe: str) -> None:
+@pytest.mark.parametrize("used", [False, True])
+def test_takes_over_from_one_that_was_killed(start: Start, path: str, probe: str, used: bool) -> None:
     first = start("--fuse", path).wait_ready()
+    if used:  # then the kernel remembers attributes, and stat(2) tells nothing
+        subprocess.run([probe, "once", path], check=True, stdout=subprocess.DEVNULL)
     first.stop(signal.SIGKILL)
     with pytest.raises(OSError, match="not connected"):
-        os.stat(path)
+        os.open(path, os.O_RDWR)
     second = start("--fuse", path).wait_ready()
     assert len(mounts_at(path)) == 1
     assert subprocess.check_output([probe, "once", path]) == b"ioas 1\nrefused 2\n"
@@ -275,6 +278,84 @@ def test_refuses_cuse_where_there_is_none() -> None:
     sentence = refusal(*BARE_DEV, IOMMUD, "serve", "--cuse", "iommu")
     assert "/dev/cuse is not there" in sentence
     assert "modprobe cuse" in sentence
+
+
+def test_a_node_of_cuse_that_no_module_serves_is_none(start: Start) -> None:
+    """udev makes it for every module that could be loaded."""
+    node = 'mknod /dev/cuse c 10 254 && exec "$@"'
+    server = start(prefix=[*BARE_DEV, "sh", "-c", node, "sh"])
+    assert server.told() == ["READY=1", "STATUS=Serving /dev/iommu (FUSE)"]
+
+
+def test_another_name(start: Start, probe: str) -> None:
+    server = start("--name", "iommu-two", prefix=BARE_DEV)
+    assert server.told() == ["READY=1", "STATUS=Serving /dev/iommu-two (FUSE)"]
+    path = f"/proc/{server.process.pid}/root/dev/iommu-two"
+    assert subprocess.check_output([probe, "once", path]) == b"ioas 1\nrefused 2\n"
+
+
+def clean(path: str, *more: str) -> str:
+    done = subprocess.run([IOMMUD, "serve", "--clean", "--fuse", path, *more], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_what_one_that_was_killed_has_left_can_be_cleaned_away(start: Start, path: str, probe: str, used: bool) -> None:
+    server = start("--fuse", path, "--vfio").wait_ready()
+    if used:
+        subprocess.run([probe, "once", path], check=True, stdout=subprocess.DEVNULL)
+    server.stop(signal.SIGKILL)
+    said = clean(path, "--vfio")
+    assert said.count("had left it") == 2
+    assert os.listdir(os.path.dirname(path)) == ["vfio"]
+    assert os.listdir(os.path.join(os.path.dirname(path), "vfio")) == []
+    assert clean(path, "--vfio") == ""
+
+
+def test_cleaning_leaves_a_living_one_alone(start: Start, path: str, probe: str) -> None:
+    start("--fuse", path).wait_ready()
+    assert clean(path) == ""
+    assert subprocess.check_output([probe, "once", path]) == b"ioas 1\nrefused 2\n"
+
+
+def test_cleaning_leaves_somebody_elses_file_alone(path: str) -> None:
+    Path(path).write_text("mine")
+    assert clean(path) == ""
+    assert Path(path).read_text() == "mine"
+
+
+def test_systemd_hears_that_it_is_alive(start: Start, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    server = start("--fuse", path)
+    heard = {server.told()[0] for _ in range(5)}
+    assert heard == {"READY=1", "WATCHDOG=1"}
+
+
+def test_a_watchdog_of_another_process_is_not_ours(start: Start, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "1")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    server = start("--fuse", path).wait_ready()
+    assert server.stop() == 0
+    assert server.told() == ["STOPPING=1"]
+
+
+def test_systemd_is_told_the_reason_of_a_refusal(start: Start, path: str) -> None:
+    Path(path).write_text("mine")
+    server = start("--fuse", path)
+    assert server.told()[0].startswith(f"STATUS=Refused: {path} is there already")
+    assert server.process.wait(PATIENCE) == 1
+
+
+def test_a_bug_has_an_exit_status_of_its_own(path: str) -> None:
+    script = (
+        "import sys; sys.argv[1:] = ['serve', '--fuse', sys.argv[1]]\n"
+        "import iommud.serve; iommud.serve._gid = lambda group: 1 // 0\n"
+        "from iommud.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 70
+    assert "ZeroDivisionError" in done.stderr
 
 
 def test_refuses_fuse_where_there_is_none(path: str) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import platform
 import random
 import shutil
@@ -53,7 +54,7 @@ class Server:
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "ready\n":
             pytest.fail(self.process.communicate()[1])
-        self.pid = self.process.pid
+        self.pid = _first_child(self.process.pid) if "unshare" in prefix else self.process.pid
         self.why: list[str] = []
         self.seen: dict[str, Any] = {}
 
@@ -81,7 +82,7 @@ class Server:
         """End it, and see that nothing was left."""
         if self.process.returncode is not None:
             return
-        self.process.send_signal(signal.SIGTERM)
+        os.kill(self.pid, signal.SIGTERM)
         output, errors = self.process.communicate(timeout=PATIENCE)
         assert errors == ""
         assert self.process.wait() == 0
@@ -95,6 +96,10 @@ class Server:
         self.process.kill()
         self.process.communicate()
         mount.unmount(self.path)
+
+
+def _first_child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 @pytest.fixture
@@ -175,14 +180,23 @@ def test_another_users_client_of_an_unprivileged_daemon(start: Start) -> None:
     assert server.seen["created"] == 0
 
 
-def test_a_filter_that_the_daemon_has_too(start: Start) -> None:
+def test_a_filter_that_everybody_has(start: Start) -> None:
     """In a container everybody lives under the same filter; nothing can be suspended, and nothing need be."""
-    server = start(prefix=[build("inject_filtered")])
-    done = subprocess.run([build("inject_filtered"), build("inject_places"), "given", server.path], timeout=PATIENCE)
-    assert done.returncode == 0
-    server.run("inject_places", "given")
+    container = ["unshare", "--pid", "--mount-proc", "--fork", build("inject_filtered")]
+    server = start(prefix=container)
+    enter = ["nsenter", f"--target={server.pid}", "--pid", "--mount", build("inject_filtered"), build("inject_places")]
+    assert subprocess.run([*enter, "given", server.path], timeout=PATIENCE).returncode == 0
     server.stop()
     assert server.why == []
+
+
+def test_a_filter_that_only_the_daemon_has(start: Start) -> None:
+    """A service manager's: it keeps us from suspending others, and theirs may be another one, which kills them."""
+    server = start(prefix=[build("inject_filtered")])
+    server.run("inject_places", "given")
+    server.run("inject_places", "seccomp_refused")
+    server.stop()
+    assert [line[:45] for line in server.why] == ["why: EPERM: the client has a seccomp filter, "]
 
 
 def test_a_32_bit_client(server: Server) -> None:
