@@ -28,7 +28,7 @@ MISSED = {
     "file_ops": "root's",  # the device is the user's own here
     "slow_memory": "uffd",  # not for him on Linux either, and without it there is no slow memory
     "mock/slow_destroy": "uffd",  # the same
-    "seccomp": "a fault queue there .got EPERM|its descriptor is one|of a queue without faults|close",  # to suspend a filter takes CAP_SYS_ADMIN
+    "seccomp": "a fault queue there .got EPERM|its descriptor is one|of a queue|close",  # suspending a filter takes CAP_SYS_ADMIN
     "mock/access_rw": "LARGEST_ACCESS.*Cannot allocate memory",  # RLIMIT_MEMLOCK, on Linux too
     "mock/change_process": "five are .got ENOMEM",  # the same
     "mock/map_file": "without its shared parts|all its bytes|write it|its last page",  # shared and without any file: docs/not-done.md
