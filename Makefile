@@ -45,6 +45,7 @@ lint: setup  ## ruff and mypy --strict
 test: lint  ## everything this machine can run: lint, the kernel's selftest, pytest
 	@scripts/need xz-utils || true
 	$(BIN)/python tests/kernel_selftest/run.py || test $$? = 77  # 77: not to be had here, and it has said why
+	$(BIN)/python tests/kernel_selftest/run.py --pin=watch || test $$? = 77
 	$(BIN)/python -m pytest -q
 
 kernel-selftest: setup  ## the kernel's own selftest of IOMMUFD, unmodified, against the list of expected failures

@@ -18,6 +18,7 @@ from .source import COMPLETE, VERSION, NotHere, find
 from .tap import Outcome, Result, names, parse
 
 LIST = Path(__file__).with_name("expected.txt")
+WATCH_LIST = Path(__file__).with_name("expected_watch.txt")  # with --pin=watch
 HUGEPAGES_NEEDED = 96  # the largest buffer is 64; the rest for pages that are given back a moment after a test's end
 LIMIT_SECONDS = 300.0
 SLOW_SECONDS = 3.0
@@ -47,7 +48,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--no-mock", action="store_true", help="without the mock device")
     parser.add_argument("--pin", default="uring", metavar="HOW", help="iommud's option --pin (default: %(default)s)")
     parser.add_argument("--direct", action="store_true", help="on this machine's own /dev/iommu, without iommud")
-    parser.add_argument("--list", type=Path, default=LIST, metavar="FILE", help="another list of expected failures")
+    parser.add_argument("--list", type=Path, metavar="FILE", help="another list of expected failures")
     parser.add_argument("--update", action="store_true", help="remove from the list what need not be there any more")
     parser.add_argument(
         "--limit", type=float, default=LIMIT_SECONDS, metavar="SECONDS", help="of the whole run (%(default)s)"
@@ -56,6 +57,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
+    options.list = options.list or (WATCH_LIST if options.pin == "watch" else LIST)
     text = options.list.read_text()
     listed = read(text)
     if os.geteuid() != 0:

@@ -1,6 +1,6 @@
 """The kernel's own selftest of IOMMUFD on the guest's /dev/iommu."""
 
-from tests.kernel_selftest.__main__ import HUGEPAGES_NEEDED, LIST, all_names
+from tests.kernel_selftest.__main__ import HUGEPAGES_NEEDED, WATCH_LIST, all_names
 from tests.kernel_selftest.build import build
 from tests.kernel_selftest.expected import judge, read
 from tests.kernel_selftest.source import find
@@ -13,8 +13,6 @@ HUGEPAGES = "/proc/sys/vm/nr_hugepages"
 LIMIT = 300.0  # seconds
 # These two calls are the kernel's to answer on a character device of CUSE; `iommud run` watches for them (tests/clients/unwatched.py).
 UNWATCHED = {"iommufd_viommu.mock_viommu.viommu_alloc_with_data", "iommufd_viommu.mock_viommu.vdevice_alloc"}
-# They look at VmPin, which is as Linux has it with --pin=uring only (docs/not-done.md); this daemon serves without.
-UNPINNED = {f"change_process.account_{whose}.basic" for whose in ("none", "user", "mm")}
 LEAST = 190  # tests that pass, at the least
 # Without hardware's help a processor is some twenty times slower, and the selftest's harness ends a test after 30 s of real time. These
 # make up to 252,000 ioctls each, in every variant; on FUSE they run with the others (tests/kernel_selftest).
@@ -45,7 +43,7 @@ def complaints(vm: Machine) -> str:
     done = vm.run(str(binary), *(word for name in names for word in ("-r", name)), limit=LIMIT)
     vm.run("sh", "-c", f"echo 0 > {HUGEPAGES}").check()
     results = parse((0.0, line) for line in done.stdout.splitlines())
-    verdict = judge(names, results, [*read(LIST.read_text()), *UNWATCHED, *UNPINNED])
+    verdict = judge(names, results, [*read(WATCH_LIST.read_text()), *UNWATCHED])
     if done.late or len(verdict.passed) < LEAST:
         return str(done)
     said = [f"{name}: {' '.join(results[name].said) if name in results else 'did not run'}" for name in verdict.broken]
