@@ -270,10 +270,14 @@ static struct player *new_player(void)
 	struct guesser *g = calloc(1, sizeof(*g));
 
 	NEED(g);
-	/* Its place decides which IOVAs are chosen for it. */
-	g->memory = mmap(alone ? (void *)0x10000000 : NULL, MEMORY_PAGES * PAGE,
-			 PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	/*
+	 * Its place decides which IOVAs are chosen for it. Calls reach beyond its end, where none of
+	 * the fuzzer's own memory may be: accesses write.
+	 */
+	g->memory = mmap(alone ? (void *)0x10000000 : NULL, MEMORY_PAGES * PAGE + BEYOND, PROT_NONE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	NEED(g->memory != MAP_FAILED);
+	NEED(mprotect(g->memory, MEMORY_PAGES * PAGE, PROT_READ | PROT_WRITE) == 0);
 	memset(g->memory, 1, MEMORY_PAGES * PAGE);
 	memset(g->given, -1, sizeof(g->given));
 	g->tame = alone;
@@ -291,7 +295,7 @@ static void end_player(struct player *p)
 		for (i = 0; i < GIVEN; i++)
 			if (g->given[kind][i] >= 0)
 				close(g->given[kind][i]);
-	NEED(munmap(g->memory, MEMORY_PAGES * PAGE) == 0);
+	NEED(munmap(g->memory, MEMORY_PAGES * PAGE + BEYOND) == 0);
 	free(g);
 }
 

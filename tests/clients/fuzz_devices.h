@@ -43,6 +43,7 @@ struct guesser {
 };
 
 #define MEMORY_PAGES 64
+#define BEYOND (1UL << 40)
 
 union call {
 	uint32_t size;
