@@ -1,1 +1,3 @@
-"""The kernel's side of a device in userspace: FUSE and CUSE, and the processes behind their requests."""
+"""What a device file in userspace needs of Linux: the FUSE and CUSE protocol, and a way to the
+processes behind its requests.
+"""

@@ -1,0 +1,298 @@
+"""One connection to the kernel: a thread that reads its requests, and sends each to the worker of
+the open file.
+
+It waits in read(2) and nowhere else. It looks at the first 48 bytes of a request, and touches
+nothing that belongs to a client. Requests that belong to no open file (attributes, the beginning)
+it answers itself.
+"""
+
+import errno
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import Final
+
+from ..fuse import wire
+from ..fuse.node import MAX_WRITE, ROOT_INODE, Attributes, Node, Work
+from ..request.caller import Caller
+from ..request.mapped import Show
+from ..request.open_file import OpenFile
+from ..system.priority import go_first
+from .channel import Assignment, put_door
+from .routes import Routes, Worker
+from .worker import is_of_an_open_file
+
+log: Final = logging.getLogger("cuse_glue.broker")
+
+# IN_HEADER, and the handle that a request of an open file begins with
+_HEAD: Final = Struct("<IIQQIIIHHQ")
+_REMEMBERED: Final = 1 << 16  # requests of which is known who has them
+_BY_HANDLE: Final = frozenset(opcode for opcode in range(64) if is_of_an_open_file(opcode))
+_BEGINNINGS: Final = (wire.INIT, wire.CUSE_INIT)
+_TAKEN_BACK: Final = (errno.ENOENT, errno.EINTR)
+_ENDED: Final = (errno.ENODEV, errno.ECONNABORTED)
+_NO_REPLY_NEEDED: Final = (errno.ENOENT, errno.ENODEV, errno.EPERM)
+_ELSEWHERE: Final = wire.POLL_OUT.pack(select.POLLMSG, 0)  # as recognise.which has it
+
+
+@dataclass
+class Door:
+    """One of the device's files, as a connection: mounted (FUSE), or about to make a device
+    (`cuse_name`).
+    """
+
+    fd: int
+    attributes: Attributes = field(default_factory=Attributes)
+    cuse_name: str | None = None
+    mappable: bool = False  # whether there is anything that could be mapped
+    moves: bool = False  # its open files may be moved to workers of another door
+
+
+class _Mappable:
+    """The broker's mapped.Mapped. The broker only wants to know whether the kernel can map the
+    file.
+    """
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def begin(self, show: Show) -> None:
+        self.begun = True
+
+    def page_in(self, file: OpenFile, caller: Caller, offset: int, size: int) -> bytes:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def page_out(self, offset: int, data: bytes) -> None:
+        pass
+
+
+class Reader:
+    """Reads the requests of one door."""
+
+    def __init__(
+        self,
+        index: int,
+        door: Door,
+        routes: Routes,
+        notes: Callable[[], None],
+        changed: Callable[["Reader"], None],
+        closing: Callable[[int, int], None],
+        *,
+        asked: bool = False,
+    ) -> None:
+        """`notes`: takes in what workers have said, under the routes' lock. `changed`: called when
+        the reader is ready, and when it has ended. `closing`: as of Broker. `asked`: a POLL may be
+        a worker's question.
+        """
+        self.index: Final = index
+        self.is_ready = False
+        self.ended = False
+        self.failed = False
+        self._fd = door.fd
+        self._routes = routes
+        self._notes = notes
+        self._changed = changed
+        self._mappable = _Mappable() if door.mappable else None
+        self._node = Node(_NoOpener(), door.attributes, self._send, cuse_name=door.cuse_name, mapped=self._mappable)
+        self._uniques = [0] * _REMEMBERED
+        self._owners: list[Worker | None] = [None] * _REMEMBERED
+        self._closing = False
+        self._tell_closing = closing
+        self._asked = asked
+        self._mapper: Worker | None = None  # to whom an open file of a door that moves went last
+        self.thread: Final = threading.Thread(target=self._run, name=f"door-{index}", daemon=True)
+
+    def close(self) -> None:
+        """From now on every new request fails as it does after our end. The connection itself ends
+        when the last worker lets go of it.
+        """
+        self._closing = True
+
+    @property
+    def can_be_mapped(self) -> bool:
+        """Something of the file, and the kernel lets it."""
+        return self._mappable is not None and self._mappable.begun
+
+    def moved(self, unique: int, worker: Worker | None) -> None:
+        """An open file was moved, with this request of it; None: it could not be, because whom the
+        client has named is gone, or is nobody's. Under the routes' lock; in any thread.
+        """
+        if worker is None:
+            self._send(wire.reply(unique, -errno.EBADFD))
+            return
+        self._mapper = worker
+        slot = unique >> 1 & 0xFFFF
+        if self._uniques[slot] == unique:
+            self._owners[slot] = worker
+
+    def abandon(self, worker: Worker) -> None:
+        """A worker has ended: whoever waits for an answer of this worker gets EIO. In another
+        thread, after the routes have forgotten the worker.
+        """
+        for slot, owner in enumerate(self._owners):
+            if owner is worker:
+                self._owners[slot] = None
+                self._send(wire.reply(self._uniques[slot], -errno.EIO))
+
+    def _run(self) -> None:
+        try:
+            go_first()
+            self._read()
+        except Exception:
+            self.failed = True
+            log.exception("bug: a door")
+        finally:
+            self.ended = True
+            self._changed(self)
+
+    def _read(self) -> None:
+        fd = self._fd
+        buffer = bytearray(MAX_WRITE + 4096)
+        view, buffers, readv = memoryview(buffer), [buffer], os.readv
+        head, by_handle = _HEAD.unpack_from, _BY_HANDLE
+        workers, send, uniques, owners = self._routes.workers, self._routes.send, self._uniques, self._owners
+        index, moved, asked = self.index, self._routes.moved, self._asked
+        while True:
+            try:
+                size = readv(fd, buffers)
+            except BlockingIOError:  # once, behind the beginning
+                self._begin()
+                continue
+            except OSError as error:
+                if error.errno in _TAKEN_BACK:
+                    continue
+                if error.errno in _ENDED:
+                    return
+                raise
+            if size == 0:
+                return
+            _, opcode, unique, _, uid, _, pid, _, _, handle = head(buffer)
+            if opcode not in by_handle:
+                self._other(view[:size], opcode, unique, uid, pid)
+                continue
+            worker = (moved and moved.get(handle)) or workers.get(handle >> 32)
+            if opcode == wire.WRITE:
+                worker = self._written(view, worker)
+            if worker is None or (worker.gone and opcode == wire.RELEASE):
+                moved.pop(handle, None)
+                self._refuse(unique, opcode)
+                continue
+            if asked and opcode == wire.POLL and self._is_question(unique, pid, worker):
+                continue
+            if worker.door != index:
+                put_door(buffer, index)
+            if moved and opcode == wire.RELEASE and moved.pop(handle, None) is not None:
+                with self._routes.lock:
+                    if not worker.gone:
+                        self._tell_closing(index, worker.number)
+            slot = unique >> 1 & 0xFFFF
+            uniques[slot] = unique
+            owners[slot] = worker
+            if not send(worker, view[:size], always=opcode == wire.RELEASE):
+                self._send(wire.reply(unique, -errno.ENOMEM))
+            elif (
+                worker.gone
+                # The worker ended in this moment, perhaps before we noted that it has the request.
+            ):
+                self._refuse(unique, opcode)
+
+    def _written(self, request: memoryview, worker: Worker | None) -> Worker | None:
+        """Who gets a WRITE. If it comes from a mapping, that is the worker that shows these bytes,
+        as the handle is then that of any open file.
+        """
+        _, offset, size, flags, *_ = wire.WRITE_IN.unpack_from(request, wire.REQUEST_HEADER_SIZE)
+        if not flags & wire.WRITE_CACHE:
+            return worker
+        with self._routes.lock:
+            self._notes()
+            shown = self._routes.whose(self.index, offset, size)
+        mapper = self._mapper
+        return shown or (mapper if mapper is not None and not mapper.gone else worker)
+
+    def _is_question(self, unique: int, tid: int, worker: Worker) -> bool:
+        """Whether a POLL was another worker's question, which is answered here."""
+        with self._routes.lock:
+            self._notes()
+            if not self._routes.asked(tid, worker):
+                return False
+        self._send(wire.reply(unique, 0, _ELSEWHERE))
+        return True
+
+    def _refuse(self, unique: int, opcode: int) -> None:
+        """A request whose worker is gone."""
+        if opcode == wire.RELEASE:
+            self._send(wire.reply(unique, 0))
+        else:
+            self._send(wire.reply(unique, -(errno.ENOTCONN if self._closing else errno.EIO)))
+
+    def _other(self, request: memoryview, opcode: int, unique: int, uid: int, pid: int) -> None:
+        if not self.is_ready and opcode not in _BEGINNINGS:
+            self._begin()
+        if opcode == wire.OPEN:
+            if self._closing:
+                self._send(wire.reply(unique, -errno.ENOTCONN))
+                return
+            what = Assignment(self.index, uid, self.can_be_mapped, False)
+            message = bytearray(request)
+            with self._routes.lock:
+                self._notes()
+                self._routes.open(what, pid, lambda worker: self._open(worker, unique, message))
+        elif opcode == wire.INTERRUPT:
+            (target,) = wire.INTERRUPT_IN.unpack_from(request, wire.REQUEST_HEADER_SIZE)
+            slot = target >> 1 & 0xFFFF
+            worker = self._owners[slot]
+            if worker is not None and self._uniques[slot] == target and not worker.gone:
+                self._send_on(worker, bytearray(request))
+        elif opcode not in (wire.FORGET, wire.BATCH_FORGET):
+            self._answer(request, opcode, unique, uid, pid)
+
+    def _open(self, worker: Worker, unique: int, message: bytearray) -> None:
+        """Under the routes' lock; in any thread."""
+        slot = unique >> 1 & 0xFFFF
+        self._uniques[slot] = unique
+        self._owners[slot] = worker
+        self._send_on(worker, message, always=True)
+
+    def _send_on(self, worker: Worker, message: bytearray, *, always: bool = False) -> None:
+        """A request of this door, to a worker that may have been assigned to another."""
+        if worker.door != self.index:
+            put_door(message, self.index)
+        self._routes.send(worker, message, always=always)
+
+    def _answer(self, request: memoryview, opcode: int, unique: int, uid: int, pid: int) -> None:
+        try:
+            answer = self._node.answer(opcode, ROOT_INODE, Caller(pid, uid, 0), request[wire.REQUEST_HEADER_SIZE :])
+            if isinstance(answer, Work):
+                raise OSError(errno.EIO, "a request of an open file")
+            message = wire.reply(unique, 0, answer)
+        except OSError as error:
+            message = wire.reply(unique, -(error.errno or errno.EIO))
+        except Exception:
+            log.exception("bug: an answer")
+            message = wire.reply(unique, -errno.EIO)
+        self._send(message)
+        if opcode in _BEGINNINGS:
+            # to see whether the kernel took the answer: a name may be in use
+            os.set_blocking(self._fd, False)
+
+    def _begin(self) -> None:
+        os.set_blocking(self._fd, True)
+        if not self.is_ready:
+            self.is_ready = True
+            self._changed(self)
+
+    def _send(self, message: bytes) -> None:
+        try:
+            os.write(self._fd, message)
+        except OSError as error:
+            if error.errno not in _NO_REPLY_NEEDED:
+                log.error("a reply was refused: %s", error.strerror)
+
+
+class _NoOpener:
+    def open(self, caller: Caller, flags: int) -> OpenFile:
+        raise OSError(errno.EIO, "an OPEN is a worker's")

@@ -1,0 +1,1 @@
+"""Other people's processes: their threads, and the bytes of their memory."""
