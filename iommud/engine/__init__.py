@@ -1,0 +1,3 @@
+"""What the ioctls mean, in three floors: memory < mapping < device. Pure: no trio, no os, no
+cffi.
+"""

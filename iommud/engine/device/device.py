@@ -1,0 +1,230 @@
+"""Devices: a model behind an IOMMU, bound to a context, and attached to an IO address space.
+
+`bind` gives a Model a Device. By it the model attaches, replaces, detaches and unbinds, as the
+kernel's drivers do with include/linux/iommufd.h, and does its DMA. The Device is an object with an
+ID that clients see, but only its model can make it go. docs/devices.md shows how to write one.
+
+Ref: v7.3 device.c
+"""
+
+from collections.abc import Callable, Generator
+from errno import EINVAL, ENOENT
+from typing import TypeVar
+
+from ...errors import IoctlError
+from ..mapping.ioas import Ioas
+from ..mapping.objects import Object
+from . import noiommu
+from .context import Context
+from .fault import PageFault
+from .group import Group, Member
+from .hwpt import NO_PASID, Hwpt, HwptPaging
+from .iommu import Iommu
+from .model import Model
+from .paging import alloc_paging
+from .reporter import FaultReporter
+
+T = TypeVar("T")
+
+
+class Device(Object):
+    """A device bound to a context. Users: its model, and its attachments."""
+
+    kind = "device"
+    __slots__ = ("_faults", "context", "group", "iommu", "model", "port", "vdevice")
+
+    def __init__(self, context: Context, model: Model, iommu: Iommu, group: Group) -> None:
+        super().__init__()
+        self._faults = FaultReporter()
+        self.context = context
+        self.model = model
+        self.iommu = iommu
+        self.port = iommu.port(model)
+        self.group = group
+        self.vdevice: Object | None = None  # as a guest knows it
+
+    def __str__(self) -> str:
+        return f"device {self.id} ({self.model.name})"
+
+    def destroy(self) -> None:
+        self.group.bound.remove(self)
+        if not self.group.bound:
+            del self.context.groups[self.group.key]
+            self.context.host.release(self.group.key)
+
+    def attach(self, pt_id: int, pasid: int = NO_PASID) -> Generator[None, None, int]:
+        """Connect to an IOAS (an automatic page table is found or made) or to a HWPT; returns the
+        HWPT's ID.
+
+        ENOENT: no such object. EINVAL: it is neither, or incompatible. Others: Group.attach,
+        IoPagetable.add_domain.
+        Ref: v7.3 device.c iommufd_device_attach
+        """
+        hwpt, _ = yield from self._change(pt_id, pasid, replace=False)
+        self.users.append(hwpt)
+        self._announce(pasid, None, hwpt)
+        return hwpt.id
+
+    def replace(self, pt_id: int, pasid: int = NO_PASID) -> Generator[None, None, int]:
+        """As `attach`, in place of what the device is attached to. On failure nothing has changed.
+
+        Ref: v7.3 device.c iommufd_device_replace
+        """
+        hwpt, old = yield from self._change(pt_id, pasid, replace=True)
+        if old is not None:
+            for member in self.group.attachments[pasid].devices:
+                member.users[member.users.index(old)] = hwpt
+                self._announce(pasid, old, hwpt, member)
+            self._put(old)
+        return hwpt.id
+
+    def detach(self, pasid: int = NO_PASID) -> None:
+        """Undo `attach`. No effect if it is not attached. Ref: v7.3 device.c
+        iommufd_device_detach
+        """
+        hwpt = self.group.detach(self, pasid)
+        if hwpt is not None:
+            self.users.remove(hwpt)
+            self._announce(pasid, hwpt, None)
+            self._put(hwpt)
+
+    def detach_all(self) -> None:
+        """Detach it wherever it is attached, because its model goes."""
+        for pasid in list(self.group.attachments):
+            self.detach(pasid)
+
+    def dma_read(self, iova: int, buffer: memoryview, pasid: int = NO_PASID) -> None:
+        """Read memory as the device: fill `buffer` (bytes) from `iova` on, through the device's
+        page table. Of a device without an IOMMU `iova` is a physical address, and where it is
+        attached does not matter.
+
+        ENOENT: it is not attached, or its page table shows nothing there; or no page table without
+        an IOMMU does. EPERM: mapped without READABLE. EFAULT: the memory was lost. What was copied
+        before the error stays. All is done when this returns.
+        """
+        self._dma(iova, buffer, pasid, write=False)
+
+    def dma_write(self, iova: int, data: memoryview, pasid: int = NO_PASID) -> None:
+        """Write memory as the device; as `dma_read`. EPERM: mapped without WRITEABLE."""
+        self._dma(iova, data, pasid, write=True)
+
+    def report_fault(self, fault: PageFault, respond: Callable[[int], None]) -> None:
+        """Tell whoever handles the faults of the page table that the device is attached to, and
+        wait for the response.
+
+        `respond` is called exactly once for a whole group, together with its last fault: now or
+        later, with fault.SUCCESS (try again) or INVALID (give up). EINVAL: nobody handles faults;
+        the response was INVALID.
+        """
+        queue = self._faults.report(self, fault, respond)
+        if queue is not None and self.context.host.observer is not None:
+            self.context.host.observer.queued(queue, fault)
+
+    def _dma(self, iova: int, data: memoryview, pasid: int, *, write: bool) -> None:
+        observer = self.context.host.observer
+        try:
+            if not self.iommu.walks:
+                noiommu.dma(self.context.host, iova, data, write=write)
+            else:
+                found = self.group.attached_at(self, pasid)
+                if found is None:
+                    raise IoctlError(ENOENT, f"{self} is not attached: its DMA is blocked")
+                found.hwpt.dma(iova, data, write=write)
+        except IoctlError as refusal:
+            if observer is not None:
+                observer.dma(self, iova, len(data), write, refusal)
+            raise
+        if observer is not None:
+            observer.dma(self, iova, len(data), write, None)
+
+    def _announce(self, pasid: int, old: Hwpt | None, new: Hwpt | None, member: Member | None = None) -> None:
+        if self.context.host.observer is not None:
+            self.context.host.observer.attached(member or self, pasid, old, new)
+
+    def unbind(self) -> None:
+        """Undo `bind`; the device must be detached. Its vDEVICE goes with it. Ref: v7.3 device.c
+        iommufd_device_unbind
+        """
+        self.users.remove(self.model)
+        if self.vdevice is not None:
+            self.context.objects.entomb(self.vdevice)
+        self.context.objects.remove_by_owner(self)
+
+    def _change(self, pt_id: int, pasid: int, *, replace: bool) -> Generator[None, None, tuple[Hwpt, Hwpt | None]]:
+        found = self.context.objects.get(pt_id, Object)
+        if isinstance(found, Hwpt):
+            return found, self._connect(found, pasid, replace)
+        if not isinstance(found, Ioas):
+            raise IoctlError(EINVAL, f"{found} is neither an IOAS nor a HWPT")
+        return (yield from self._change_auto(found, pasid, replace))
+
+    def _change_auto(self, ioas: Ioas, pasid: int, replace: bool) -> Generator[None, None, tuple[Hwpt, Hwpt | None]]:
+        # Ref: v7.3 device.c iommufd_device_auto_get_domain
+        for hwpt in ioas.hwpts:
+            if isinstance(hwpt, HwptPaging) and hwpt.auto:
+                try:
+                    return hwpt, self._connect(hwpt, pasid, replace)
+                except IoctlError as refusal:
+                    if refusal.errno != EINVAL:
+                        raise
+        objects = self.context.objects
+        hwpt = yield from alloc_paging(objects, ioas, self, attach_to=None if replace else pasid)
+        old = None
+        if replace:
+            try:
+                old = self._connect(hwpt, pasid, replace)
+            except BaseException:
+                objects.abort_and_destroy(hwpt)
+                raise
+        hwpt.auto = True
+        objects.publish(hwpt)
+        return hwpt, old
+
+    def _connect(self, hwpt: Hwpt, pasid: int, replace: bool) -> Hwpt | None:
+        if replace:
+            return self.group.replace(self, hwpt, pasid)
+        self.group.attach(self, hwpt, pasid)
+        return None
+
+    def _put(self, hwpt: Hwpt) -> None:
+        """`hwpt` lost a user. If it is automatic, it goes with its last user. Ref: v7.3
+        iommufd_private.h iommufd_hw_pagetable_put
+        """
+        if hwpt.auto and not hwpt.users and not hwpt.shortterm_users:
+            self.context.objects.remove_by_owner(hwpt)
+
+
+def bind(context: Context, model: Model, iommu: Iommu) -> Device:
+    """Take a device that stands behind `iommu` into a context. Its DMA is blocked until it is
+    attached.
+
+    EINVAL: it is not cache coherent. EPERM: another context owns its group. A device without an
+    IOMMU is a group of its own, whatever it says, and need not be coherent. Ref: v7.3 device.c
+    iommufd_device_bind
+    """
+    key = model.group if iommu.walks else object()
+    device = Device(context, model, iommu, context.groups.get(key) or Group(key))
+    context.objects.reserve(device)
+    try:
+        if iommu.walks and not model.cache_coherent:
+            raise IoctlError(EINVAL, f"{model.name} is not cache coherent")
+        context.host.claim(key, context)
+    except IoctlError:
+        context.objects.abort(device)
+        raise
+    context.groups[key] = device.group
+    device.group.bound.append(device)
+    device.users.append(model)
+    context.objects.publish(device)
+    return device
+
+
+def at_once(steps: Generator[None, None, T]) -> T:
+    """Do all of an `attach` or `replace` now, without its pauses. For tests, and where nobody
+    waits.
+    """
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Mapping: which IOVAs mean which memory."""

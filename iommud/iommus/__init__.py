@@ -1,0 +1,1 @@
+"""What a device stands behind: one file for each kind of IOMMU."""
