@@ -7,12 +7,12 @@ from typing import Final
 
 import trio
 
-from cuse_glue.inline import leave
+from cuse_glue.request.inline import leave
 
-from ..engine import dirty as bitmaps
-from ..engine.dirty import Dirty
-from ..engine.hwpt import HwptPaging
-from ..engine.pages import PAGE_SIZE
+from ..engine.device.hwpt import HwptPaging
+from ..engine.mapping import dirty_bitmap
+from ..engine.mapping.dirty import Dirty
+from ..engine.memory.origin import PAGE_SIZE
 from ..errors import IoctlError
 from ..uapi.header import const
 from .locking import locked
@@ -30,34 +30,35 @@ _STRETCH: Final = re.compile(rb"[^\0]+(?:\0{1,64}[^\0]+)*")
 
 
 async def hwpt_set_dirty_tracking(request: Request) -> None:
-    """EOPNOTSUPP: unknown flags, or a page table without IOMMU_HWPT_ALLOC_DIRTY_TRACKING. ENOENT: no such page table."""
+    """EOPNOTSUPP: a page table without IOMMU_HWPT_ALLOC_DIRTY_TRACKING. ENOENT: no such
+    page table.
+    """
     cmd = request.cmd
-    if cmd.flags & ~_ENABLE:
-        raise IoctlError(EOPNOTSUPP, f"unknown flags {cmd.flags & ~_ENABLE:#x}")
     hwpt = request.context.objects.get(cmd.hwpt_id, HwptPaging)
     _record(hwpt).enable(bool(cmd.flags & _ENABLE))
 
 
 async def hwpt_get_dirty_bitmap(request: Request) -> None:
-    """EOPNOTSUPP: unknown flags, or a page table without IOMMU_HWPT_ALLOC_DIRTY_TRACKING. ENOENT: no such page table. EINVAL, EOVERFLOW:
-    check_window. A bitmap that cannot be written is no error: its bits are lost, as the kernel loses them."""
+    """EOPNOTSUPP: a page table without IOMMU_HWPT_ALLOC_DIRTY_TRACKING. ENOENT: no such page table.
+    EINVAL, EOVERFLOW: check_window. A bitmap that cannot be written is no error: its bits are lost,
+    as the kernel loses them."""
     cmd = request.cmd
-    if cmd.flags & ~_NO_CLEAR or cmd.__reserved:
-        raise IoctlError(EOPNOTSUPP, f"flags {cmd.flags:#x} or __reserved {cmd.__reserved:#x} have unknown bits")
     hwpt = request.context.objects.get(cmd.hwpt_id, HwptPaging)
     iopt = hwpt.ioas.iopt
-    bitmaps.check_window(iopt, cmd.iova, cmd.length, cmd.page_size)
+    dirty_bitmap.check_window(iopt, cmd.iova, cmd.length, cmd.page_size)
     record = _record(hwpt)
     # The IOAS is locked, so that nothing is mapped or unmapped on the way.
     with request.context.objects.using(hwpt, request):
         async with locked(hwpt.ioas):
-            pieces = bitmaps.read(iopt, record, cmd.iova, cmd.length, cmd.page_size, clear=not cmd.flags & _NO_CLEAR)
+            pieces = dirty_bitmap.read(
+                iopt, record, cmd.iova, cmd.length, cmd.page_size, clear=not cmd.flags & _NO_CLEAR
+            )
             for stretches in _in_batches(pieces, cmd.data):
                 await _set_bits(request, stretches)
 
 
 def _in_batches(pieces: Iterator[tuple[int, bytes]], bitmap: int) -> Iterator[list[Stretch]]:
-    """What is to be set of the bitmap at this address."""
+    """What has to be set in the bitmap at this address, some at a time."""
     batch: list[Stretch] = []
     size = 0
     for offset, data in pieces:
@@ -79,7 +80,9 @@ def _record(hwpt: HwptPaging) -> Dirty:
 
 
 async def _set_bits(request: Request, stretches: list[Stretch]) -> None:
-    """OR bits into the client's memory; what of it cannot be reached is left out. Ref: v7.3 iova_bitmap.c iova_bitmap_set"""
+    """OR bits into the client's memory. What cannot be reached is left out. Ref: v7.3 iova_bitmap.c
+    iova_bitmap_set
+    """
     settled = -1
     for address, bits in stretches:
         first, last = address // PAGE_SIZE, (address + len(bits) - 1) // PAGE_SIZE
@@ -90,7 +93,7 @@ async def _set_bits(request: Request, stretches: list[Stretch]) -> None:
     places = [(address, len(bits)) for address, bits in stretches]
     joined = b"".join(bits for _, bits in stretches)
     if joined.count(0xFF) < len(joined):
-        joined = _either(joined, memory.read_many(places))
+        joined = _merged(joined, memory.read_many(places))
     if memory.write_many(places, joined) < sum(length for _, length in places):
         # Once more, and harmless: bits are set, never cleared.
         for address, bits in stretches:
@@ -104,11 +107,11 @@ def _set_reachable(request: Request, address: int, bits: bytes) -> None:
     memory = request.caller.memory
     while bits:
         length = PAGE_SIZE - address % PAGE_SIZE
-        memory.write(address, _either(bits[:length], memory.read(address, len(bits[:length]))))
+        memory.write(address, _merged(bits[:length], memory.read(address, len(bits[:length]))))
         address, bits = address + length, bits[length:]
 
 
-def _either(bits: bytes, old: bytes) -> bytes:
-    """The bits of both, as long as `old` is."""
+def _merged(bits: bytes, old: bytes) -> bytes:
+    """The bits of both, for the length of `old`."""
     size = len(old)
     return (int.from_bytes(bits[:size], "little") | int.from_bytes(old, "little")).to_bytes(size, "little")

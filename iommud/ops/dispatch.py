@@ -1,128 +1,102 @@
 """From an ioctl's number and pointer to its handler, in the kernel's order of checks.
 
-A number outside the table is VFIO's (vfio.py), or ENOTTY. Inside: the size is read (EFAULT), the whole number must match (ENOTTY), the size
-must reach min_size (EINVAL), what lies beyond the known struct must be zero (E2BIG), the struct is read (EFAULT). Then the row's own early
-checks (EOPNOTSUPP), then the handler.
+A number beyond the table belongs to somebody else (VFIO: vfio.py). For a number within it: the size
+is read (EFAULT); the whole number must match (ENOTTY); the size must be at least min_size (EINVAL);
+bytes beyond the known struct must be zero (E2BIG); the struct is read (EFAULT). Then come the row's
+own early checks (EOPNOTSUPP), then the handler.
 
 Ref: v7.3 main.c iommufd_fops_ioctl
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from errno import E2BIG, EFAULT, EINVAL, ENOTTY, EOPNOTSUPP
 from typing import Final
 
-import trio
-
-from cuse_glue.inline import leave
-
-from ..engine.context import Context
+from ..engine.device.context import Context
 from ..errors import IoctlError
 from ..uapi import codec
-from ..uapi.table import BY_NUMBER, LAST_NUMBER, TEST_NUMBER, TEST_ROW, Row
-from . import dirty, fault, hw_info, hwpt, ioas, noiommu, objects, option, veventq, vfio, viommu
-from .request import Caller, Descriptors, Origins, Request
+from ..uapi.layout import Layout
+from .request import Client, Descriptors, Origins, Request
+from .row import Row
 
-Handler = Callable[[Request], Awaitable[None]]
+Otherwise = Callable[[Context, Client, Origins, Descriptors, int, int], Awaitable[int]]
 
-HANDLERS: Final[Mapping[str, Handler]] = {
-    "DESTROY": objects.destroy,
-    "GET_HW_INFO": hw_info.get_hw_info,
-    "HWPT_ALLOC": hwpt.hwpt_alloc,
-    "HWPT_INVALIDATE": hwpt.hwpt_invalidate,
-    "FAULT_QUEUE_ALLOC": fault.fault_queue_alloc,
-    "HWPT_GET_DIRTY_BITMAP": dirty.hwpt_get_dirty_bitmap,
-    "HWPT_SET_DIRTY_TRACKING": dirty.hwpt_set_dirty_tracking,
-    "IOAS_ALLOC": ioas.ioas_alloc,
-    "IOAS_ALLOW_IOVAS": ioas.ioas_allow_iovas,
-    "IOAS_CHANGE_PROCESS": ioas.ioas_change_process,
-    "IOAS_COPY": ioas.ioas_copy,
-    "IOAS_IOVA_RANGES": ioas.ioas_iova_ranges,
-    "IOAS_MAP": ioas.ioas_map,
-    "IOAS_MAP_FILE": ioas.ioas_map_file,
-    "IOAS_NOIOMMU_GET_PA": noiommu.ioas_noiommu_get_pa,
-    "IOAS_UNMAP": ioas.ioas_unmap,
-    "OPTION": option.option,
-    "VFIO_IOAS": vfio.vfio_ioas,
-    "VIOMMU_ALLOC": viommu.viommu_alloc,
-    "VDEVICE_ALLOC": viommu.vdevice_alloc,
-    "VEVENTQ_ALLOC": veventq.veventq_alloc,
-    "HW_QUEUE_ALLOC": viommu.hw_queue_alloc,
-}
-
-TAIL_CHUNK: Final = 64 * 1024  # bytes of an over-long struct looked at in one go
+# bytes behind the struct that are looked at here; more of them in a worker thread
+SMALL_TAIL: Final = 64 * 1024
 
 
 class Dispatcher:
-    """The table as one device answers it. With `test_handler` it has the mock's command as well."""
+    """A table, as one device answers it. Numbers between the rows belong to the table (ENOTTY);
+    numbers beyond it are for `otherwise`.
+    """
 
-    def __init__(self, origins: Origins, descriptors: Descriptors, test_handler: Handler | None = None) -> None:
-        self._origins = origins
-        self._descriptors = descriptors
-        self._rows: dict[int, tuple[Row | None, Handler | None]] = {
-            number: (row, HANDLERS[row.name]) for number, row in BY_NUMBER.items()
-        }
-        if test_handler is not None:
-            # The kernel's table then reaches to the test command, with a hole before it.
-            self._rows.update((number, (None, None)) for number in range(LAST_NUMBER + 1, TEST_NUMBER))
-            self._rows[TEST_NUMBER] = TEST_ROW, test_handler
+    def __init__(self, rows: Iterable[Row], otherwise: Otherwise, origins: Origins, descriptors: Descriptors) -> None:
+        self._otherwise: Final = otherwise
+        self._origins: Final = origins
+        self._descriptors: Final = descriptors
+        by_number = {row.number & 0xFF: row for row in rows}
+        self._rows: Final = dict.fromkeys(range(min(by_number), max(by_number) + 1), _HOLE) | by_number
 
-    async def dispatch(self, context: Context, caller: Caller, cmd: int, address: int) -> int:
-        """Carry out one ioctl; returns its result when it succeeded. IoctlError: what the client gets, and why."""
-        found = self._rows.get(cmd & 0xFF)
-        if found is None:
-            return await vfio.vfio_ioctl(context, caller, self._origins, self._descriptors, cmd, address)
-        row, handler = found
-        if not caller.resident(address, row.size if row is not None else 4):
-            await caller.settle(address, row.size if row is not None else 4)
-        memory = caller.memory
-        data = memory.read(address, row.size if row is not None else 4)
+    async def dispatch(self, context: Context, caller: Client, cmd: int, address: int) -> int:
+        """Carry out one ioctl. Returns its result if it succeeded. IoctlError: what the client
+        gets, and why.
+        """
+        row = self._rows.get(cmd & 0xFF)
+        if row is None:
+            return await self._otherwise(context, caller, self._origins, self._descriptors, cmd, address)
+        struct = row.struct
+        if not caller.resident(address, struct.size):
+            await caller.settle(address, struct.size)
+        data = caller.memory.read(address, struct.size)
         if len(data) < 4:
             raise IoctlError(EFAULT, f"the struct's size cannot be read at {address + len(data):#x}")
-        if row is None or row.number != cmd:
+        if row.number != cmd:
             raise IoctlError(ENOTTY, f"no ioctl has the number {cmd:#x}")
         user_size = int.from_bytes(data[:4], "little")
         if user_size < row.min_size:
-            raise IoctlError(EINVAL, f"size {user_size} is less than {row.min_size}, the oldest struct {row.struct}")
-        if user_size > row.size:
-            await _check_tail(caller, row, address, user_size)
+            raise IoctlError(EINVAL, f"size {user_size} is less than {row.min_size}, the oldest struct {struct.name}")
+        if user_size > struct.size:
+            await check_tail(caller, struct, address, user_size)
         else:
             data = data[:user_size]
-        if len(data) < min(user_size, row.size):
+        if len(data) < min(user_size, struct.size):
             raise IoctlError(EFAULT, f"the struct cannot be read at {address + len(data):#x}")
-        request = Request(
-            context, caller, self._origins, self._descriptors, row, address, user_size, codec.decode(row, data)
+        cmd_struct = codec.decode(struct, data)
+        if row.flags is not None and cmd_struct.flags & ~row.flags:
+            raise IoctlError(
+                EOPNOTSUPP, f"flags {cmd_struct.flags:#x} has the unknown bits {cmd_struct.flags & ~row.flags:#x}"
+            )
+        for name, place in row.zero:
+            if any(data[place]):
+                raise IoctlError(EOPNOTSUPP, f"{name} is not 0")
+        await row.handler(
+            Request(context, caller, self._origins, self._descriptors, struct, address, user_size, cmd_struct)
         )
-        if row.flags is not None or row.zero:
-            _check_known(row, request)
-        assert handler is not None
-        await handler(request)
         return 0
 
 
-def _check_known(row: Row, request: Request) -> None:
-    if row.flags is not None:
-        name, known = row.flags
-        value = getattr(request.cmd, name)
-        if value & ~known:
-            raise IoctlError(EOPNOTSUPP, f"{name} {value:#x} has the unknown bits {value & ~known:#x}")
-    for name in row.zero:
-        if getattr(request.cmd, name):
-            raise IoctlError(EOPNOTSUPP, f"{name} is {getattr(request.cmd, name):#x}, must be 0")
+async def _no_handler(request: Request) -> None:
+    raise AssertionError("no number is a hole's")
 
 
-async def _check_tail(caller: Caller, row: Row, address: int, user_size: int) -> None:
-    """What lies behind the struct as we know it must be zero. E2BIG: it is not. EFAULT: it ends first."""
-    position, end = address + row.size, address + user_size
-    while position < end:
-        length = min(TAIL_CHUNK, end - position)
-        if not caller.resident(position, length):
-            await caller.settle(position, length)
-        data = caller.memory.read(position, length)
-        if data.count(0) != len(data):
-            raise IoctlError(E2BIG, f"the {user_size} bytes given are not zero beyond the {row.size} of struct {row.struct}")
-        if len(data) < length:
-            raise IoctlError(EFAULT, f"the struct cannot be read at {position + len(data):#x}")
-        position += length
-        if position < end:
-            await leave()
-            await trio.lowlevel.checkpoint()
+_HOLE: Final = Row("", -1, _no_handler, Layout("", 4, codec.NOTHING), 4, None, ())
+
+
+async def check_tail(caller: Client, struct: Layout, address: int, user_size: int) -> None:
+    """Bytes beyond the struct that we know must be zero. E2BIG: they are not. EFAULT: they cannot
+    all be read.
+    """
+    start, length = address + struct.size, user_size - struct.size
+    if length <= SMALL_TAIL:
+        if not caller.resident(start, length):
+            await caller.settle(start, length)
+        data = caller.memory.read(start, length)
+        zeros, other = len(data), data.count(0) != len(data)
+    else:
+        zeros, other = await caller.zeros(start, length)
+    if other:
+        raise IoctlError(
+            E2BIG, f"the {user_size} bytes given are not zero beyond the {struct.size} of struct {struct.name}"
+        )
+    if zeros < length:
+        raise IoctlError(EFAULT, f"the struct cannot be read at {start + zeros:#x}")

@@ -1,22 +1,24 @@
-"""dma-bufs as clients have them: descriptors that were given to them here."""
+"""dma-bufs as clients have them: descriptors that an ioctl gave."""
 
-from ..engine.dma_buf import DmaBuf
+from ..engine.memory.dma_buf import DmaBuf
 from ..errors import IoctlError
 from .request import Request
 
 
 class GivenDmaBuf:
-    """A dma-buf behind a client's descriptor. What was mapped of it stays when the descriptor is closed."""
+    """A dma-buf behind a client's descriptor. When the descriptor is closed, what was mapped of it
+    stays.
+    """
 
-    def __init__(self, size: int) -> None:
-        self.buffer = DmaBuf(size)
+    def __init__(self, buffer: DmaBuf) -> None:
+        self.buffer = buffer
 
     def release(self) -> None:
         pass
 
 
 def dma_buf_behind(request: Request, number: int) -> DmaBuf | None:
-    """The dma-buf of ours that a descriptor of the caller is."""
+    """The dma-buf behind a descriptor of the caller. None: it is no dma-buf of ours."""
     try:
         given = request.open_file(number)
     except IoctlError:

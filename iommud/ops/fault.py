@@ -1,16 +1,19 @@
-"""FAULT_QUEUE_ALLOC, and the file that it gives: read, write and poll of a fault queue. Ref: v7.3 eventq.c"""
+"""FAULT_QUEUE_ALLOC, and the file that it gives: read, write and poll of a fault queue. Ref: v7.3
+eventq.c
+"""
 
 import os
 import select
 from collections.abc import Callable
-from errno import EOPNOTSUPP, ESPIPE
+from errno import ESPIPE
 from struct import Struct
 from typing import Final
 
-from cuse_glue.caller import Caller
+from cuse_glue.request.caller import Caller
 
-from ..engine.context import Context
-from ..engine.fault import NO_PASID, Fault
+from ..engine.device.context import Context
+from ..engine.device.fault import NO_PASID, FaultQueue
+from ..engine.memory.origin import PAGE_SIZE
 from ..errors import IoctlError
 from ..uapi.header import const, fields, struct_size
 from .queue_file import QueueFile, give_queue
@@ -24,19 +27,20 @@ _PASID_VALID: Final = const("IOMMU_PGFAULT_FLAGS_PASID_VALID")
 _LAST_PAGE: Final = const("IOMMU_PGFAULT_FLAGS_LAST_PAGE")
 _OUT_ID: Final = fields("iommu_fault_alloc")["out_fault_id"].offset
 # Longer transfers may come to us in parts that end where the kernel's pages do.
-_IN_PARTS: Final = 31 * 4096
+_IN_PARTS: Final = 31 * PAGE_SIZE
 
 
 class FaultFile(QueueFile):
     """The open file behind a fault queue's descriptor."""
 
-    def __init__(self, context: Context, fault: Fault) -> None:
+    def __init__(self, context: Context, fault: FaultQueue) -> None:
         super().__init__(context, fault)
         self.fault = fault
 
-    async def read(self, caller: Caller, size: int, nonblocking: bool) -> bytes:
-        """Whole groups of faults, as many as fit; nothing when there are none. ESPIPE: no multiple of a record. EINVAL: too short for the
-        next group."""
+    async def read(self, caller: Caller, offset: int, size: int, nonblocking: bool) -> bytes:
+        """As many whole groups of faults as fit; nothing, if there are none. ESPIPE: the size is no
+        multiple of a record. EINVAL: it is too short for the next group.
+        """
         _check_size(size, _RECORD)
         try:
             groups = self.fault.read(size // _RECORD.size)
@@ -47,11 +51,15 @@ class FaultFile(QueueFile):
             device = group.attachment.device.id
             for fault in group.faults:
                 flags = (_PASID_VALID if fault.pasid != NO_PASID else 0) | (_LAST_PAGE if fault.last else 0)
-                out += _RECORD.pack(flags, device, fault.pasid, fault.group, fault.perm, 0, fault.address, 0, group.cookie)
+                out += _RECORD.pack(
+                    flags, device, fault.pasid, fault.group, fault.perm, 0, fault.address, 0, group.cookie
+                )
         return bytes(out)
 
-    async def write(self, caller: Caller, data: bytes, nonblocking: bool) -> int:
-        """Answers; returns the bytes taken before the first that is wrong. ESPIPE: no multiple of an answer. EINVAL: the first is wrong."""
+    async def write(self, caller: Caller, offset: int, data: bytes, nonblocking: bool) -> int:
+        """Take answers. Returns how many bytes were taken before the first wrong answer. ESPIPE:
+        the size is no multiple of an answer. EINVAL: the first answer is wrong.
+        """
         _check_size(len(data), _ANSWER)
         done = 0
         for cookie, code in _ANSWER.iter_unpack(data[: len(data) // _ANSWER.size * _ANSWER.size]):
@@ -82,10 +90,8 @@ def _check_size(size: int, record: Struct) -> None:
 
 
 async def fault_queue_alloc(request: Request) -> None:
-    """EOPNOTSUPP: flags. Errors of giving a descriptor: EMFILE, EFAULT, and those of Injector.give."""
-    if request.cmd.flags:
-        raise IoctlError(EOPNOTSUPP, f"unknown flags {request.cmd.flags:#x}")
-    fault = Fault()
+    """Errors of giving a descriptor: EMFILE, EFAULT, and those of Injector.give."""
+    fault = FaultQueue()
 
     def reserve() -> FaultFile:
         request.context.objects.reserve(fault)

@@ -1,14 +1,12 @@
 """GET_HW_INFO. Ref: v7.3 device.c iommufd_get_hw_info"""
 
-from errno import EOPNOTSUPP
 from typing import Final
 
 import trio
 
-from cuse_glue.inline import leave
+from cuse_glue.request.inline import leave
 
-from ..engine.device import Device
-from ..errors import IoctlError
+from ..engine.device.device import Device
 from ..uapi.header import const
 from .request import Request
 
@@ -23,18 +21,15 @@ _NO_ATS: Final = const("IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED")
 
 
 async def get_hw_info(request: Request) -> None:
-    """What the IOMMU before a device can do. The data goes as far as the client has room, the rest of the room is zeroed; `data_len`
-    becomes the data's own length.
+    """What the IOMMU before a device can do. As much of the data as the client has room for is
+    written, and the rest of the room is zeroed. `data_len` becomes the length of the data itself.
 
-    EOPNOTSUPP: unknown flags, __reserved, or a type of data that the driver has not. ENOENT: no such device. EFAULT: no room after all.
+    EOPNOTSUPP: the IOMMU does not have this type of data. ENOENT: no such device. EFAULT: the room
+    cannot be written.
     """
     cmd = request.cmd
-    if cmd.flags & ~_INPUT_TYPE:
-        raise IoctlError(EOPNOTSUPP, f"unknown flags {cmd.flags & ~_INPUT_TYPE:#x}")
-    if any(cmd.__reserved):
-        raise IoctlError(EOPNOTSUPP, "__reserved is not 0")
-    driver = request.context.objects.get(cmd.dev_id, Device).driver
-    data_type, data = driver.hw_info(cmd.in_data_type if cmd.flags & _INPUT_TYPE else _DEFAULT)
+    device = request.context.objects.get(cmd.dev_id, Device)
+    data_type, data = device.iommu.hw_info(cmd.in_data_type if cmd.flags & _INPUT_TYPE else _DEFAULT)
     room = cmd.data_len
     await request.settle(cmd.data_uptr, min(room, len(data)))
     if room:
@@ -43,12 +38,12 @@ async def get_hw_info(request: Request) -> None:
     cmd.out_data_type = data_type
     cmd.data_len = len(data)
     cmd.out_capabilities = (
-        (_DIRTY_TRACKING if driver.dirty_tracking else 0)
-        | (_PASID_EXEC if driver.pasid_exec else 0)
-        | (_PASID_PRIV if driver.pasid_priv else 0)
-        | (0 if driver.ats else _NO_ATS)
+        (_DIRTY_TRACKING if device.port.dirty_tracking else 0)
+        | (_PASID_EXEC if device.port.pasid_exec else 0)
+        | (_PASID_PRIV if device.port.pasid_priv else 0)
+        | (0 if device.model.ats else _NO_ATS)
     )
-    cmd.out_max_pasid_log2 = max(driver.max_pasids.bit_length() - 1, 0)
+    cmd.out_max_pasid_log2 = max(device.port.max_pasids.bit_length() - 1, 0)
     request.respond()
 
 

@@ -1,20 +1,23 @@
-"""The IOAS_* ioctls: wire values into the engine's, in the kernel's order of checks. Ref: v7.3 ioas.c"""
+"""The IOAS_* ioctls: from wire values to the engine's, in the kernel's order of checks. Ref: v7.3
+ioas.c
+"""
 
 from collections.abc import Callable
-from errno import EBADF, EDEADLK, EFAULT, EINVAL, EMSGSIZE, ENOENT, EOPNOTSUPP, EOVERFLOW
+from errno import EBADF, EDEADLK, EINVAL, EMSGSIZE, ENOENT, EOVERFLOW
 from typing import Final
 
 import trio
 
-from cuse_glue.inline import leave
+from cuse_glue.request.inline import leave
 
-from ..engine.area import Area
-from ..engine.change_process import change_process
-from ..engine.dma_buf import dma_buf_slice
-from ..engine.io_pagetable import PROT_READ, PROT_WRITE
-from ..engine.ioas import Ioas
-from ..engine.pages import Slice, check_file_range, file_slice, user_slice
-from ..engine.span import U64_MAX, Span, Spans
+from ..engine.device.change_process import change_process
+from ..engine.mapping.allowed import Allowed, Given
+from ..engine.mapping.io_pagetable import PROT_READ, PROT_WRITE
+from ..engine.mapping.ioas import Ioas
+from ..engine.memory.area import Area
+from ..engine.memory.dma_buf import dma_buf_slice
+from ..engine.memory.pages import Slice, check_file_range, file_slice, user_slice
+from ..engine.memory.span import U64_MAX
 from ..errors import IoctlError
 from ..uapi.header import const, ffi
 from .dma_buf import dma_buf_behind
@@ -33,7 +36,7 @@ _RANGE_SIZE: Final = ffi.sizeof("struct iommu_iova_range")
 
 
 async def ioas_alloc(request: Request) -> None:
-    """ENOMEM: no ID is left. EFAULT: the ID could not be told, so there is no IOAS."""
+    """ENOMEM: no ID is left. EFAULT: the ID cannot be told, so there is no IOAS."""
     ioas = Ioas(request.context.host)
     request.context.objects.reserve(ioas)
     with request.creating(ioas):
@@ -41,7 +44,9 @@ async def ioas_alloc(request: Request) -> None:
 
 
 async def ioas_iova_ranges(request: Request) -> None:
-    """ENOENT: no such IOAS. EFAULT: the array or the struct cannot be written. EMSGSIZE: the array is too short; num_iovas tells."""
+    """ENOENT: no such IOAS. EFAULT: the array or the struct cannot be written. EMSGSIZE: the array
+    is too short; num_iovas tells.
+    """
     cmd = request.cmd
     ioas = request.context.ioas(cmd.ioas_id)
     iopt = ioas.iopt
@@ -61,8 +66,8 @@ async def ioas_iova_ranges(request: Request) -> None:
 
 
 async def ioas_allow_iovas(request: Request) -> None:
-    """ENOENT: no such IOAS. EFAULT: the array ends early. EINVAL: a range is empty, a single IOVA, or overlaps another.
-    EADDRINUSE: a range is reserved; the list then stays as it was."""
+    """ENOENT: no such IOAS. EFAULT: the array ends early. EINVAL: a range is empty, a single IOVA,
+    or overlaps another. EADDRINUSE: a range is reserved; the list then stays as it was."""
     cmd = request.cmd
     ioas = request.context.ioas(cmd.ioas_id)
     with request.context.objects.using(ioas, request):
@@ -71,49 +76,56 @@ async def ioas_allow_iovas(request: Request) -> None:
             ioas.iopt.allow(ranges)
 
 
-async def _load_ranges(request: Request, address: int, count: int) -> Spans:
-    ranges = Spans()
-    done = 0
-    while done < count:
-        wanted = min(RANGES_AT_ONCE, count - done) * _RANGE_SIZE
-        position = address + done * _RANGE_SIZE & U64_MAX
+async def _load_ranges(request: Request, address: int, count: int) -> Allowed:
+    given = Given()
+    while given.count < count:
+        wanted = min(RANGES_AT_ONCE, count - given.count) * _RANGE_SIZE
+        position = address + given.count * _RANGE_SIZE & U64_MAX
         await request.settle(position, wanted)
         data = request.caller.memory.read(position, wanted)
-        for at in range(0, len(data) - _RANGE_SIZE + 1, _RANGE_SIZE):
-            start = int.from_bytes(data[at : at + 8], "little")
-            last = int.from_bytes(data[at + 8 : at + 16], "little")
-            if start >= last:
-                raise IoctlError(EINVAL, f"range {done}: start {start:#x} is not less than last {last:#x}")
-            other = ranges.first(start, last)
-            if other is not None:
-                raise IoctlError(EINVAL, f"range {done}: {start:#x}..{last:#x} overlaps {other}")
-            ranges.add(Span(start, last))
-            done += 1
+        given.add(data[: len(data) // _RANGE_SIZE * _RANGE_SIZE])
         if len(data) < wanted:
-            raise IoctlError(EFAULT, f"range {done} cannot be read at {position + len(data):#x}")
-        if done < count:
+            if given.count < count:
+                given.unreadable = f"range {given.count} cannot be read at {position + len(data):#x}"
+            break
+        if given.count < count:
             await leave()
             await trio.lowlevel.checkpoint()
-    return ranges
+    steps = given.ordered()
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            found: Allowed = stop.value
+            return found
+        await leave()
+        await trio.lowlevel.checkpoint()
 
 
 async def ioas_map(request: Request) -> None:
-    """Errors: see `_check_numbers` and engine.io_pagetable. ENOENT: no such IOAS. EFAULT: the IOVA cannot be told; the area stays."""
+    """Errors: see `_check_numbers` and IoPagetable.map. ENOENT: no such IOAS. EFAULT: the IOVA
+    cannot be told; the area stays.
+    """
     cmd = request.cmd
     flags = cmd.flags
     _check_numbers(flags, iova=cmd.iova, length=cmd.length)
     ioas = request.context.ioas(cmd.ioas_id)
     account_mode = request.context.account_mode_for(request.caller.capable(CAP_IPC_LOCK))
-    part = user_slice(
-        request.address_space(), cmd.user_va, cmd.length, writable=bool(flags & _WRITEABLE), account_mode=account_mode
-    )
+    origin = request.address_space()
+    part = user_slice(origin, cmd.user_va, cmd.length, writable=bool(flags & _WRITEABLE), account_mode=account_mode)
     async with locked(ioas):
-        cmd.iova = _map(ioas, [part], cmd.length, cmd.iova, flags)
+        if ioas.iopt.domains:
+            async with request.looked(origin, cmd.user_va, cmd.length):
+                cmd.iova = _map(ioas, [part], cmd.length, cmd.iova, flags)
+        else:
+            cmd.iova = _map(ioas, [part], cmd.length, cmd.iova, flags)
     request.respond()
 
 
 async def ioas_map_file(request: Request) -> None:
-    """As `ioas_map`, and EBADF: no such descriptor. ENODEV: a revoked dma-buf. EINVAL: not all of it within a dma-buf."""
+    """As `ioas_map`, and EBADF: no such descriptor. ENODEV: a revoked dma-buf. EINVAL: the range is
+    not all within a dma-buf.
+    """
     cmd = request.cmd
     flags = cmd.flags
     _check_numbers(flags, iova=cmd.iova, length=cmd.length)
@@ -130,29 +142,26 @@ async def ioas_map_file(request: Request) -> None:
         file = request.origins.file(request.caller, cmd.fd)
     except OSError as error:
         raise IoctlError(EBADF, f"descriptor {cmd.fd} of the caller: {error.strerror}") from None
-    file.hold()
+    file.get()
     try:
         account_mode = request.context.account_mode_for(request.caller.capable(CAP_IPC_LOCK))
-        part = file_slice(
-            file, cmd.start, cmd.length, writable=bool(flags & _WRITEABLE), account_mode=account_mode
-        )
+        part = file_slice(file, cmd.start, cmd.length, writable=bool(flags & _WRITEABLE), account_mode=account_mode)
         async with locked(ioas):
             cmd.iova = _map(ioas, [part], cmd.length, cmd.iova, flags)
     finally:
-        file.drop()
+        file.put()
     request.respond()
 
 
 async def ioas_change_process(request: Request) -> None:
-    """EOPNOTSUPP: __reserved is not 0. Errors: engine.change_process."""
-    if request.cmd.__reserved:
-        raise IoctlError(EOPNOTSUPP, "__reserved is not 0")
+    """Errors: engine.device.change_process."""
     change_process(request.context, request.moved)
 
 
 async def ioas_copy(request: Request) -> None:
-    """ENOENT: an IOAS is missing, or a part of the source is not mapped. EPERM: writeable from pages that are not.
-    Else as `ioas_map`."""
+    """ENOENT: an IOAS is missing, or a part of the source is not mapped. EPERM: the copy is
+    writeable and its pages are not. Others: as `ioas_map`.
+    """
     cmd = request.cmd
     flags = cmd.flags
     _check_numbers(flags, length=cmd.length, src_iova=cmd.src_iova, dst_iova=cmd.dst_iova)
@@ -168,8 +177,9 @@ async def ioas_copy(request: Request) -> None:
 
 
 async def ioas_unmap(request: Request) -> None:
-    """ENOENT: no such IOAS, nothing is mapped there, or an area reaches out of the range. EINVAL: length 0. EOVERFLOW: beyond 2^64 - 1.
-    EBUSY: an area is in use. `length` becomes the bytes unmapped; 0 with length U64_MAX means everything, even nothing."""
+    """ENOENT: no such IOAS, nothing is mapped there, or an area reaches out of the range. EINVAL:
+    length 0. EOVERFLOW: beyond 2^64 - 1. EBUSY: an area is in use. `length` becomes the bytes
+    unmapped; 0 with length U64_MAX means everything, even nothing."""
     cmd = request.cmd
     ioas = request.context.ioas(cmd.ioas_id)
     start, length = cmd.iova, cmd.length
@@ -194,9 +204,11 @@ async def ioas_unmap(request: Request) -> None:
 
 
 async def unmap_range(ioas: Ioas, start: int, last: int, unmapped: Callable[[int], object]) -> None:
-    """Unmap the areas in start..last; `unmapped` is told the bytes as it goes. Accesses that have pinned an area are asked to let go first.
+    """Unmap the areas in start..last. `unmapped` is told the bytes as it goes. If accesses have
+    pinned an area, they are first asked to let go.
 
-    EDEADLK: they do not. Others as IoPagetable.unmap. Ref: v7.3 io_pagetable.c iopt_unmap_iova_range
+    EDEADLK: they do not let go. Others: as IoPagetable.unmap. Ref: v7.3 io_pagetable.c
+    iopt_unmap_iova_range
     """
     tries = 0
     asked: Area | None = None
@@ -216,8 +228,7 @@ async def unmap_range(ioas: Ioas, start: int, last: int, unmapped: Callable[[int
         tries = tries + 1 if area is asked else 1
         asked = area
         for access in list(ioas.iopt.accesses):
-            with access.context.objects.using(access, ioas):
-                await access.user.unmap(area.iova, area.length)
+            await access.ask_to_unpin(area.iova, area.length, ioas)
         if tries > UNMAP_TRIES:
             raise IoctlError(EDEADLK, f"{area} stays pinned by {', '.join(map(str, ioas.iopt.accesses))}")
 
@@ -243,5 +254,3 @@ def _map(ioas: Ioas, parts: list[Slice], length: int, iova: int, flags: int) -> 
 def _put(parts: list[Slice]) -> None:
     for part in parts:
         part.pages.put()
-
-

@@ -1,9 +1,11 @@
-"""Locks, all of them: who may change an object while a request that changes it is waiting for something.
+"""All locks: who may change an object while a request that changes it waits for something.
 
-A handler that never waits needs none. The few that wait (an unmap callback, a page table that is filled in pieces, a large copy) hold the
-object's lock over the wait; all others that change it pass through `locked` too, and find it free nearly always, at the cost of a
-dictionary look-up. First come, first served. Of two objects the one with the lower ID is locked first. A lock may be dropped around a
-callback only while it is the only one held; the state is looked at again afterwards.
+A handler that never waits needs none. The few that wait (for an unmap callback, a page table that
+is filled in pieces, a large copy) hold the object's lock meanwhile. All others that change the
+object pass through `locked` too. Nearly always they find it free, at the cost of a dictionary
+look-up. First come, first served. Of two objects, the one with the lower ID is locked first. A lock
+may be dropped around a callback only if it is the only one held; then the state must be looked at
+again.
 """
 
 from collections import deque
@@ -12,9 +14,9 @@ from typing import Final, TypeVar
 
 import trio
 
-from cuse_glue.inline import leave
+from cuse_glue.request.inline import leave
 
-from ..engine.objects import Object
+from ..engine.mapping.objects import Object
 
 T = TypeVar("T")
 
@@ -22,7 +24,9 @@ _waiting: Final[dict[Object, deque[trio.Event]]] = {}
 
 
 class locked:
-    """Hold the locks of these objects, none of which can be destroyed meanwhile (EBUSY). Not reentrant."""
+    """Hold the locks of these objects. None of them can be destroyed meanwhile (EBUSY). Not
+    reentrant.
+    """
 
     __slots__ = ("_answered", "_objects")
 
@@ -52,7 +56,9 @@ class locked:
         self._leave(self._objects)
 
     def answered(self) -> None:
-        """The caller goes on before the locks are given back: from now on they are not in the way of its DESTROY. In any thread."""
+        """The caller goes on before the locks are given back. From now on they do not keep it from
+        destroying the objects. In any thread.
+        """
         for obj in self._objects:
             obj.shortterm_users.remove(self)
         self._answered = True
@@ -94,7 +100,9 @@ def _by_id(obj: Object) -> int:
 
 
 async def in_steps(steps: Generator[None, None, T]) -> T:
-    """Run a long engine operation; at each of its pauses other requests get their turn. A cancelled one undoes itself."""
+    """Run a long engine operation. At each of its pauses other requests have their turn. If it is
+    cancelled, it undoes itself.
+    """
     while True:
         try:
             next(steps)

@@ -1,4 +1,5 @@
-"""IOAS_NOIOMMU_GET_PA: the physical address behind an IOVA, for who drives a device without an IOMMU (engine/noiommu.py).
+"""IOAS_NOIOMMU_GET_PA: the physical address behind an IOVA, for programs that drive a device
+without an IOMMU (engine/device/noiommu.py).
 
 Ref: v7.3 ioas.c iommufd_ioas_noiommu_get_pa
 """
@@ -6,20 +7,28 @@ Ref: v7.3 ioas.c iommufd_ioas_noiommu_get_pa
 from errno import EINVAL, EOPNOTSUPP, EOVERFLOW, EPERM
 from typing import Final
 
-from ..engine.noiommu import get_phys
-from ..engine.span import U64_MAX
+from ..engine.device.noiommu import get_phys
+from ..engine.memory.span import U64_MAX
 from ..errors import IoctlError
 from .locking import locked
-from .request import Request
+from .request import Client, Request
 
 CAP_SYS_RAWIO: Final = 17
 
 
-async def ioas_noiommu_get_pa(request: Request) -> None:
-    """`out_phys`, and in `length` how many of the bytes asked for lie together from there on.
+def check_may_open(caller: Client, device: object) -> None:
+    """EPERM: a device without an IOMMU takes CAP_SYS_RAWIO. Ref: v7.3 device_cdev.c
+    vfio_device_fops_cdev_open, group.c vfio_group_fops_open, vfio_df_group_open
+    """
+    if not caller.capable(CAP_SYS_RAWIO):
+        raise IoctlError(EPERM, f"{device} does DMA to all memory; the caller does not have CAP_SYS_RAWIO")
 
-    EPERM: without CAP_SYS_RAWIO. EOPNOTSUPP: flags or __reserved is not 0. EINVAL: length 0. EOVERFLOW: iova is U64_MAX. ENOENT: no such
-    IOAS. Others: get_phys. EFAULT: the struct cannot be written.
+
+async def ioas_noiommu_get_pa(request: Request) -> None:
+    """Sets `out_phys`, and `length` to how many of the bytes asked for lie together from there on.
+
+    EPERM: no CAP_SYS_RAWIO. EOPNOTSUPP: flags or __reserved is not 0. EINVAL: length 0. EOVERFLOW:
+    iova is U64_MAX. ENOENT: no such IOAS. Others: get_phys. EFAULT: the struct cannot be written.
     """
     cmd = request.cmd
     if not request.caller.capable(CAP_SYS_RAWIO):

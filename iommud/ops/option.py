@@ -1,9 +1,11 @@
-"""OPTION. Ref: v7.3 main.c iommufd_option, ioas.c iommufd_option_rlimit_mode, iommufd_ioas_option"""
+"""OPTION. Ref: v7.3 main.c iommufd_option, ioas.c iommufd_option_rlimit_mode,
+iommufd_ioas_option
+"""
 
 from errno import EINVAL, EOPNOTSUPP, EPERM
 from typing import Final
 
-from ..engine.ioas import Ioas
+from ..engine.mapping.ioas import Ioas
 from ..errors import IoctlError
 from ..uapi.header import const, ffi
 from .locking import locked
@@ -21,8 +23,9 @@ _VAL64_OFFSET: Final = ffi.offsetof("struct iommu_option", "val64")
 async def option(request: Request) -> None:
     """Get or set an option.
 
-    EOPNOTSUPP: unknown option or operation, or an object ID for a global option. ENOENT: no such IOAS. EPERM: RLIMIT_MODE needs
-    CAP_SYS_RESOURCE. EBUSY: RLIMIT_MODE with objects. EINVAL: value not 0 or 1. EADDRINUSE: areas do not fit single pages.
+    EOPNOTSUPP: unknown option or operation, or an object ID for a global option. ENOENT: no such
+    IOAS. EPERM: RLIMIT_MODE without CAP_SYS_RESOURCE. EBUSY: RLIMIT_MODE when there are objects.
+    EINVAL: the value is not 0 or 1. EADDRINUSE: there are areas that do not fit single pages.
     """
     cmd = request.cmd
     if cmd.option_id == _RLIMIT_MODE:

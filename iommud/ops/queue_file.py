@@ -1,6 +1,8 @@
-"""Queues that a client reads from a descriptor of their own: the open file behind it, and how an ioctl gives one.
+"""Queues that a client reads by a descriptor of their own: the open file behind it, and how an
+ioctl gives one.
 
-The queue has an ID as well, and cannot be destroyed by it while the descriptor is open. Ref: v7.3 eventq.c iommufd_eventq_init
+The queue has an ID as well. It cannot be destroyed by that while the descriptor is open. Ref: v7.3
+eventq.c iommufd_eventq_init
 """
 
 import os
@@ -8,34 +10,34 @@ from collections.abc import Callable
 from errno import EINVAL, ENOTTY
 from typing import Final
 
-from cuse_glue.caller import Caller
+from cuse_glue.request.caller import Caller
 
-from ..engine.context import Context
-from ..engine.objects import Object
+from ..engine.device.context import Context
+from ..engine.mapping.objects import Object
 from ..errors import IoctlError
 from .request import Request
 
 
 class QueueFile:
-    """What a queue's open file has in common with another's. It keeps the context."""
+    """What the open files of all queues have in common. It keeps the context."""
 
     def __init__(self, context: Context, queue: Object) -> None:
         self._context = context
         self.queue: Final = queue
         self.given = False  # the client has it; else the queue goes with it
-        context.hold()
+        context.get()
         queue.users.append(self)
 
     def __str__(self) -> str:
         return "its open descriptor"
 
-    async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
+    async def ioctl(self, caller: Caller, cmd: int, arg: int) -> int:
         return -ENOTTY
 
-    async def read(self, caller: Caller, size: int, nonblocking: bool) -> bytes:
+    async def read(self, caller: Caller, offset: int, size: int, nonblocking: bool) -> bytes:
         raise NotImplementedError
 
-    async def write(self, caller: Caller, data: bytes, nonblocking: bool) -> int:
+    async def write(self, caller: Caller, offset: int, data: bytes, nonblocking: bool) -> int:
         raise OSError(EINVAL, os.strerror(EINVAL))
 
     def poll(self, wake: Callable[[], None] | None) -> int:
@@ -45,20 +47,23 @@ class QueueFile:
         self.queue.users.remove(self)
         if not self.given:
             self._context.objects.abort_and_destroy(self.queue)
-        self._context.release()
+        self._context.put()
 
 
 async def give_queue(
     request: Request, reserve: Callable[[], QueueFile], field: int, answered: Callable[[], None] | None = None
 ) -> None:
-    """Answer the ioctl with a new queue: its ID at offset `field` of the struct, and behind it the number of a descriptor. `reserve` makes
-    the file, of a queue that has its ID and is not published. `answered` is called, in another thread, before the client goes on.
+    """Answer the ioctl with a new queue: its ID at offset `field` of the struct, and behind it the
+    number of a descriptor. `reserve` makes the file, of a queue that has its ID and is not
+    published. `answered` is called, in another thread, before the client goes on.
 
-    Errors: what `reserve` says, then EFAULT, EMFILE and those of Injector.give; then there is no queue.
+    Errors: what `reserve` says, then EFAULT, EMFILE and those of Injector.give; then there is no
+    queue.
     """
     file = reserve()
     try:
-        # As it is: that the answer can be written is to be known before the client is made to open anything.
+        # As it is: that the answer can be written is to be known before the client is made to open
+        # anything.
         request.respond()
     except BaseException:
         file.release()

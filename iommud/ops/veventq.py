@@ -7,11 +7,11 @@ from errno import EINVAL, EOPNOTSUPP
 from struct import Struct
 from typing import Final
 
-from cuse_glue.caller import Caller
+from cuse_glue.request.caller import Caller
 
-from ..engine.context import Context
-from ..engine.veventq import DEEPEST, Veventq, alloc_veventq
-from ..engine.viommu import Viommu
+from ..engine.device.context import Context
+from ..engine.device.veventq import DEEPEST, Veventq, alloc_veventq
+from ..engine.device.viommu import Viommu
 from ..errors import IoctlError
 from ..uapi.header import const, fields, struct_size
 from .locking import locked
@@ -31,9 +31,10 @@ class VeventqFile(QueueFile):
         super().__init__(context, events)
         self.events = events
 
-    async def read(self, caller: Caller, size: int, nonblocking: bool) -> bytes:
-        """Headers with their events, as many as fit; nothing when there are none. EINVAL: too short for a header, or for the first
-        event."""
+    async def read(self, caller: Caller, offset: int, size: int, nonblocking: bool) -> bytes:
+        """As many headers with their events as fit; nothing, if there are none. EINVAL: too short
+        for a header, or for the first event.
+        """
         if size < _HEADER.size:
             raise OSError(EINVAL, os.strerror(EINVAL))
         out = bytearray()
@@ -63,17 +64,18 @@ class VeventqFile(QueueFile):
 
 
 async def veventq_alloc(request: Request) -> None:
-    """EOPNOTSUPP: flags, __reserved, no type. EINVAL: a depth of 0 or more than 2^19. ENOENT: no such vIOMMU. EEXIST: it has a queue of
-    this type. Errors of giving a descriptor: EMFILE, EFAULT, and those of Injector.give."""
+    """EOPNOTSUPP: no type. EINVAL: a depth of 0 or more than 2^19. ENOENT: no such vIOMMU. EEXIST:
+    it has a queue of this type. Errors of giving a descriptor: EMFILE, EFAULT, and those of
+    Injector.give."""
     cmd = request.cmd
-    if cmd.flags or cmd.__reserved or cmd.type == const("IOMMU_VEVENTQ_TYPE_DEFAULT"):
-        raise IoctlError(EOPNOTSUPP, f"flags {cmd.flags:#x}, __reserved {cmd.__reserved:#x}, type {cmd.type:#x}")
+    if cmd.type == const("IOMMU_VEVENTQ_TYPE_DEFAULT"):
+        raise IoctlError(EOPNOTSUPP, f"type {cmd.type:#x} is no type of events")
     if not 0 < cmd.veventq_depth <= DEEPEST:
         raise IoctlError(EINVAL, f"a depth of {cmd.veventq_depth}, wanted: 1 to {DEEPEST}")
     viommu = request.context.objects.get(cmd.viommu_id, Viommu)
 
     def reserve() -> VeventqFile:
-        return VeventqFile(request.context, alloc_veventq(request.context, viommu, cmd.type, cmd.veventq_depth))
+        return VeventqFile(request.context, alloc_veventq(request.context.objects, viommu, cmd.type, cmd.veventq_depth))
 
     lock = locked(viommu)
     async with lock:

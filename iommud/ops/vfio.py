@@ -1,29 +1,32 @@
-"""VFIO's container on /dev/iommu: what a program does that knows type1 and not IOMMUFD. It acts on one IOAS, the compat IOAS.
+"""VFIO's container on /dev/iommu, for programs that know type1 and not IOMMUFD. It acts on one
+IOAS, the compat IOAS.
 
-The order of checks is vfio_compat.c's: the struct is read (EFAULT), argsz and flags are judged (EINVAL), then the compat IOAS must be
-there (ENODEV). VFIO_IOAS says which it is.
+The order of checks is that of vfio_compat.c: the struct is read (EFAULT), argsz and flags are
+checked (EINVAL), then the compat IOAS must be there (ENODEV). VFIO_IOAS says which IOAS that is.
 
 Ref: v7.3 vfio_compat.c
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from errno import EINVAL, ENOTTY, EOPNOTSUPP, EOVERFLOW, EPERM
 from struct import Struct
 from typing import Final
 
-from ..engine.context import Context
-from ..engine.io_pagetable import PROT_READ, PROT_WRITE
-from ..engine.ioas import Ioas
-from ..engine.pages import PAGE_SIZE, user_slice
-from ..engine.span import U64_MAX
-from ..engine.split import cut
+from ..engine.device.context import Context
+from ..engine.mapping.io_pagetable import PROT_READ, PROT_WRITE
+from ..engine.mapping.ioas import Ioas
+from ..engine.mapping.split import cut
+from ..engine.memory.origin import PAGE_SIZE
+from ..engine.memory.pages import user_slice
+from ..engine.memory.span import U64_MAX
 from ..errors import IoctlError
 from ..uapi import codec
 from ..uapi.header import const, fields, struct_size
-from ..uapi.vfio_table import VFIO_BY_NUMBER, VFIO_WITHOUT_STRUCT
 from .ioas import CAP_IPC_LOCK, unmap_range
 from .locking import locked
-from .request import Caller, Descriptors, Origins, Request
+from .noiommu import CAP_SYS_RAWIO
+from .request import Client, Descriptors, Origins, Request
+from .row import Row, op
 
 API_VERSION: Final = const("VFIO_API_VERSION")
 TYPE1: Final = const("VFIO_TYPE1_IOMMU")
@@ -42,34 +45,37 @@ _NEXT: Final = fields("vfio_info_cap_header")["next"].offset
 _INFO_SIZE: Final = struct_size("vfio_iommu_type1_info")
 assert _CAP.size == struct_size("vfio_info_cap_header")
 assert _RANGE.size == struct_size("vfio_iova_range")
-CAP_SYS_RAWIO: Final = 17
 U32_MAX: Final = (1 << 32) - 1
 
 
 async def vfio_ioctl(
-    context: Context, caller: Caller, origins: Origins, descriptors: Descriptors, cmd: int, argument: int
+    context: Context, caller: Client, origins: Origins, descriptors: Descriptors, cmd: int, argument: int
 ) -> int:
-    """Carry out one ioctl whose number is outside IOMMUFD's table; its result. ENOTTY: it is not VFIO's either."""
-    if cmd in VFIO_WITHOUT_STRUCT:
-        return _PLAIN[VFIO_WITHOUT_STRUCT[cmd]](context, caller, argument)
-    row = VFIO_BY_NUMBER.get(cmd)
+    """Carry out one ioctl whose number is outside IOMMUFD's table. Returns its result. ENOTTY: it
+    is not VFIO's either.
+    """
+    plain = PLAIN.get(cmd)
+    if plain is not None:
+        return plain(context, caller, argument)
+    row = ROWS.get(cmd)
     if row is None:
         raise IoctlError(ENOTTY, f"no ioctl has the number {cmd:#x}")
-    request = Request(context, caller, origins, descriptors, row, argument, row.min_size, None)
-    await request.settle(argument, row.size)
-    request.cmd = codec.decode(row, request.read(argument, row.min_size, "the struct"))
+    struct = row.struct
+    request = Request(context, caller, origins, descriptors, struct, argument, row.min_size, None)
+    await request.settle(argument, struct.size)
+    request.cmd = codec.decode(struct, request.read(argument, row.min_size, "the struct"))
     if request.cmd.argsz < row.min_size:
-        raise IoctlError(EINVAL, f"argsz {request.cmd.argsz} is less than {row.min_size}, which struct {row.struct} has")
-    await _HANDLERS[row.name](request)
+        raise IoctlError(
+            EINVAL, f"argsz {request.cmd.argsz} is less than {row.min_size}, which struct {struct.name} has"
+        )
+    await row.handler(request)
     return 0
 
 
 async def vfio_ioas(request: Request) -> None:
-    """VFIO_IOAS: tell, set or forget the compat IOAS. EOPNOTSUPP: __reserved, an unknown op. ENODEV: GET, and there is none. ENOENT: SET,
-    and there is no such IOAS."""
+    """VFIO_IOAS: tell, set or forget the compat IOAS. EOPNOTSUPP: an unknown op. ENODEV: GET, and
+    there is none. ENOENT: SET, and there is no such IOAS."""
     cmd, context = request.cmd, request.context
-    if cmd.__reserved:
-        raise IoctlError(EOPNOTSUPP, f"__reserved is {cmd.__reserved:#x}, must be 0")
     if cmd.op == const("IOMMU_VFIO_IOAS_GET"):
         cmd.ioas_id = context.compat_ioas().id
         request.respond()
@@ -84,12 +90,14 @@ async def vfio_ioas(request: Request) -> None:
 # --- those without a struct ---
 
 
-def _get_api_version(_context: Context, _caller: Caller, _argument: int) -> int:
+def _get_api_version(_context: Context, _caller: Client, _argument: int) -> int:
     return API_VERSION
 
 
-def _check_extension(context: Context, _caller: Caller, extension: int) -> int:
-    """1: there, 0: not, or unknown. ENODEV: VFIO_DMA_CC_IOMMU, and there is no compat IOAS."""
+def _check_extension(context: Context, _caller: Client, extension: int) -> int:
+    """1: it is there. 0: it is not, or is unknown. ENODEV: VFIO_DMA_CC_IOMMU, and there is no
+    compat IOAS.
+    """
     if extension in (TYPE1, TYPE1V2, UNMAP_ALL):
         return int(not context.no_iommu)
     if extension == NOIOMMU:
@@ -99,10 +107,11 @@ def _check_extension(context: Context, _caller: Caller, extension: int) -> int:
     return 0
 
 
-def _set_iommu(context: Context, caller: Caller, kind: int) -> int:
-    """EINVAL: neither TYPE1 nor TYPE1v2, or TYPE1 when page tables show areas already. ENODEV: no compat IOAS, as without a group.
-    EADDRINUSE: TYPE1, and an area is off the alignment of a page. With devices that have no IOMMU it is the other way round: all but
-    NOIOMMU is EINVAL, and that takes CAP_SYS_RAWIO (EPERM)."""
+def _set_iommu(context: Context, caller: Client, kind: int) -> int:
+    """EINVAL: neither TYPE1 nor TYPE1v2, or TYPE1 when page tables show areas already. ENODEV: no
+    compat IOAS, as without a group. EADDRINUSE: TYPE1, and an area is off the alignment of a page.
+    With devices that have no IOMMU it is the other way round: all but NOIOMMU is EINVAL, and that
+    takes CAP_SYS_RAWIO (EPERM)."""
     if kind == NOIOMMU and context.no_iommu:
         if not caller.capable(CAP_SYS_RAWIO):
             raise IoctlError(EPERM, "VFIO_NOIOMMU_IOMMU takes CAP_SYS_RAWIO")
@@ -116,10 +125,11 @@ def _set_iommu(context: Context, caller: Caller, kind: int) -> int:
     return 0
 
 
-_PLAIN: Final[Mapping[str, Callable[[Context, Caller, int], int]]] = {
-    "VFIO_GET_API_VERSION": _get_api_version,
-    "VFIO_CHECK_EXTENSION": _check_extension,
-    "VFIO_SET_IOMMU": _set_iommu,
+# Those that take a number in place of a struct.
+PLAIN: Final[Mapping[int, Callable[[Context, Client, int], int]]] = {
+    const("VFIO_GET_API_VERSION"): _get_api_version,
+    const("VFIO_CHECK_EXTENSION"): _check_extension,
+    const("VFIO_SET_IOMMU"): _set_iommu,
 }
 
 
@@ -127,15 +137,18 @@ _PLAIN: Final[Mapping[str, Callable[[Context, Caller, int], int]]] = {
 
 
 async def _map_dma(request: Request) -> None:
-    """As IOAS_MAP at a fixed IOVA, but neither readable nor writeable will do until a page table has to show it. EINVAL: unknown flags.
-    ENODEV: no compat IOAS."""
+    """As IOAS_MAP at a fixed IOVA. But a mapping that is neither readable nor writeable is accepted
+    until a page table has to show it. EINVAL: unknown flags. ENODEV: no compat IOAS.
+    """
     cmd = request.cmd
     if cmd.flags & ~(_READ | _WRITE):
         raise IoctlError(EINVAL, f"flags {cmd.flags:#x} has the unknown bits {cmd.flags & ~(_READ | _WRITE):#x}")
     ioas = request.context.compat_ioas()
     prot = (PROT_READ if cmd.flags & _READ else 0) | (PROT_WRITE if cmd.flags & _WRITE else 0)
     mode = request.context.account_mode_for(request.caller.capable(CAP_IPC_LOCK))
-    part = user_slice(request.address_space(), cmd.vaddr, cmd.size, writable=bool(cmd.flags & _WRITE), account_mode=mode)
+    part = user_slice(
+        request.address_space(), cmd.vaddr, cmd.size, writable=bool(cmd.flags & _WRITE), account_mode=mode
+    )
     async with locked(ioas):
         try:
             ioas.iopt.map([part], cmd.size, cmd.iova, prot)
@@ -145,10 +158,12 @@ async def _map_dma(request: Request) -> None:
 
 
 async def _unmap_dma(request: Request) -> None:
-    """`size` becomes the bytes unmapped, even when it failed half way. Of TYPE1 the range may begin and end within an area.
+    """`size` becomes the bytes unmapped, even if it failed half way. For TYPE1 the range may begin
+    and end within an area.
 
-    EINVAL: flags but ALL, ALL with a range, size 0. EOVERFLOW: beyond 2^64 - 1. ENODEV: no compat IOAS. ENOENT: the range cuts an area of
-    TYPE1v2. Others: split.cut, unmap_range. EFAULT: the struct cannot be written. That nothing is mapped there is no error.
+    EINVAL: flags other than ALL, ALL with a range, size 0. EOVERFLOW: beyond 2^64 - 1. ENODEV: no
+    compat IOAS. ENOENT: the range cuts an area of TYPE1v2. Others: split.cut, unmap_range. EFAULT:
+    the struct cannot be written. It is no error if nothing is mapped there.
     """
     cmd = request.cmd
     if cmd.flags & ~_ALL:
@@ -183,8 +198,9 @@ async def _unmap_dma(request: Request) -> None:
 
 
 async def _iommu_get_info(request: Request) -> None:
-    """Page sizes, and behind the struct, as far as argsz leaves room, the capabilities: DMA_AVAIL, IOVA_RANGE. argsz becomes what all of it
-    takes. ENODEV: no compat IOAS. EFAULT: something cannot be written; what comes before it stays.
+    """Page sizes, and behind the struct, as far as argsz leaves room, the capabilities DMA_AVAIL
+    and IOVA_RANGE. argsz becomes the size of all of it. ENODEV: no compat IOAS. EFAULT: something
+    cannot be written; what comes before it stays.
 
     Ref: v7.3 vfio_compat.c iommufd_vfio_iommu_get_info
     """
@@ -208,7 +224,7 @@ async def _iommu_get_info(request: Request) -> None:
 
 
 def _aligned(size: int) -> int:
-    """To where the next capability begins (bytes)."""
+    """The place (bytes) where the next capability begins."""
     return size + 7 & ~7
 
 
@@ -238,12 +254,22 @@ def _fill_iova_ranges(request: Request, ioas: Ioas, place: int, room: int) -> in
         size += _RANGE.size
         count += 1
     if room >= size:
-        request.write(place, _CAP.pack(const("VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE"), 1, 0) + count.to_bytes(8, "little"), "a capability")
+        request.write(
+            place,
+            _CAP.pack(const("VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE"), 1, 0) + count.to_bytes(8, "little"),
+            "a capability",
+        )
     return size
 
 
-_HANDLERS: Final[Mapping[str, Callable[[Request], Awaitable[None]]]] = {
-    "VFIO_IOMMU_GET_INFO": _iommu_get_info,
-    "VFIO_IOMMU_MAP_DMA": _map_dma,
-    "VFIO_IOMMU_UNMAP_DMA": _unmap_dma,
+# Their numbers lie beyond IOMMUFD's table, and so do their rules: the struct's size is in argsz,
+# which must reach `min_size`; what lies beyond is not looked at. Ref: v7.3 vfio_compat.c
+# iommufd_vfio_ioctl
+ROWS: Final[Mapping[int, Row]] = {
+    row.number: row
+    for row in (
+        op("VFIO_IOMMU_GET_INFO", _iommu_get_info, "vfio_iommu_type1_info", last="iova_pgsizes"),
+        op("VFIO_IOMMU_MAP_DMA", _map_dma, "vfio_iommu_type1_dma_map", last="size"),
+        op("VFIO_IOMMU_UNMAP_DMA", _unmap_dma, "vfio_iommu_type1_dma_unmap", last="size"),
+    )
 }

@@ -1,11 +1,14 @@
 """The C headers under include/, as Python sees them: sizes, offsets, enumerators and ioctl numbers.
 
-The headers are the one place where the ABI is written down; nothing here repeats a number of theirs. cffi parses declarations, but
-is no preprocessor, so each header goes through one rule first: `#define NAME BODY` is an enumerator NAME of value BODY, `_IO(type, nr)`
-in it is the number that it stands for, and every other line of the preprocessor is dropped. The headers keep to what the rule
-can read: no macro with arguments, no condition but the include guard, no type but the fixed-width ones below.
+The headers are the one place where the ABI is written down; nothing here repeats a number of
+theirs. cffi parses declarations, but is no preprocessor. So each header goes through one rule
+first: `#define NAME BODY` becomes an enumerator NAME with the value BODY, `_IO(type, nr)` in it
+becomes the number that it stands for, and every other line of the preprocessor is dropped. The
+headers use only what the rule can read: no macro with arguments, no condition but the include
+guard, and no types but the fixed-width ones below.
 
-Structs are named without `struct`. Sizes and offsets are bytes. A name that the headers do not have is a KeyError.
+Structs are named without `struct`. Sizes and offsets are in bytes. A name that the headers do not
+have is a KeyError.
 """
 
 import re
@@ -19,7 +22,8 @@ import cffi
 
 HEADERS: Final = ("linux/iommufd.h", "iommud/iommufd_test.h", "linux/vfio.h")
 
-# What <linux/types.h> would bring. The aligned types need no attribute: on 64-bit machines they are aligned by nature.
+# What <linux/types.h> would bring. The aligned types need no attribute: on 64-bit machines they are
+# aligned by nature.
 _TYPES: Final = """
 typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef uint64_t __u64; typedef int32_t __s32;
 typedef uint64_t __aligned_u64; typedef uint64_t __aligned_le64;
@@ -31,7 +35,9 @@ _COMMENT: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
 class Field(NamedTuple):
-    """A field's place in its struct. `kind`: u8 to u64 and s32, with [] when it is an array, or struct."""
+    """A field's place in its struct. `kind`: u8 to u64 and s32, with [] when it is an array, or
+    struct.
+    """
 
     offset: int
     size: int
@@ -39,7 +45,9 @@ class Field(NamedTuple):
 
 
 def _include() -> Path:
-    """Where the headers are: inside the package when it was installed from a wheel, beside it in a checkout."""
+    """Where the headers are: in the package if it was installed from a wheel, beside it in a
+    checkout.
+    """
     package = Path(__file__).resolve().parents[1]
     inside = package / "include"
     return inside if inside.is_dir() else package.parent / "include"
@@ -80,7 +88,9 @@ def const(name: str) -> int:
 
 
 def ioctls() -> dict[str, int]:
-    """Every ioctl by the name of its macro: the commands of the uAPI, then IOMMU_TEST_CMD, then VFIO's."""
+    """Every ioctl, by the name of its macro: the commands of the uAPI, then IOMMU_TEST_CMD, then
+    those of VFIO.
+    """
     return dict(_IOCTLS)
 
 
@@ -100,17 +110,17 @@ def struct_align(name: str) -> int:
 
 
 def offset_end(name: str, field: str) -> int:
-    """The offset just after `field`: how long a caller's struct is that ends with it."""
+    """The offset just after `field`: the size of a caller's struct that ends with it."""
     found = fields(name)[field]
     return found.offset + found.size
 
 
 @cache
 def fields(name: str) -> Mapping[str, Field]:
-    """Every field, in the header's order, but for an array without a length at the end.
+    """Every field, in the header's order, except for an array without a length at the end.
 
-    The members of an anonymous union count as the struct's own; those of a named one are there twice, as `dirty` and as `dirty.iova`. A
-    member whose type has a name of its own is one field.
+    The members of an anonymous union count as the struct's own. Those of a named one appear twice,
+    as `dirty` and as `dirty.iova`. A member whose type has a name of its own is one field.
     """
     return MappingProxyType(dict(_walk(_struct(name), "", 0)))
 
