@@ -1,0 +1,1 @@
+"""What an open file of the device is, whichever door it was opened by."""

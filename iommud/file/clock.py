@@ -1,0 +1,56 @@
+"""Time for devices: pci.scheduler.Scheduler by trio. What is due runs in tasks of its own, between
+two requests, and ends with the loop.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from ..pci.scheduler import Cancel
+
+log: Final = logging.getLogger("iommud")
+
+
+class Clock:
+    def now(self) -> float:
+        return trio.current_time()
+
+    def after(self, seconds: float, call: Callable[[], None]) -> Cancel:
+        scope = trio.CancelScope()
+
+        async def wait() -> None:
+            with scope:
+                await trio.sleep(seconds)
+                with _bugs_in_the_log():
+                    call()
+
+        trio.lowlevel.spawn_system_task(wait)
+        return scope
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> Cancel:
+        scope = trio.CancelScope()
+
+        async def go() -> None:
+            with scope, _bugs_in_the_log():
+                await work()
+
+        trio.lowlevel.spawn_system_task(go)
+        return scope
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+
+class _bugs_in_the_log:
+    """A model's bug is its own: the daemon goes on."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        if isinstance(error, Exception):
+            log.error("bug: a device's work", exc_info=error)
+            return True
+        return False

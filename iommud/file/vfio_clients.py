@@ -1,0 +1,118 @@
+"""What VFIO's device files need of real clients: iommud.vfio.outside.Outside."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Collection
+from errno import EBADF, EBADFD
+from functools import partial
+from typing import Final
+
+import trio
+
+from cuse_glue.request import recognise
+from cuse_glue.request.caller import Caller
+from cuse_glue.request.inline import interruptible, leave
+from cuse_glue.request.open_file import OpenFile
+from cuse_glue.request.recognise import Broker
+from cuse_glue.system import libc
+
+from ..engine.device.context import Context
+from ..errors import IoctlError
+from ..ops.request import Descriptors, Origins
+from ..vfio.device import VfioDevice
+from .eventfds import EventFds
+from .vfio_devices import Devices
+from .vfio_mapped import Mappings
+
+log: Final = logging.getLogger("iommud")
+
+MOMENT: Final = 0.001  # seconds between two looks
+MOMENTS: Final = 1000  # who has been closing for longer is stuck, and has the device
+
+
+class Clients:
+    """`places`: the devices (st_dev) of our files; None: any file may be one of ours. `context_of`:
+    the context behind an open file of ours. `mappings`: of BARs; None: there are no devices.
+
+    `broker`: who knows of other workers' open files. `closing`: whether a worker is about to close
+    an open file of one of the devices with these numbers. None: there are no others.
+    """
+
+    def __init__(
+        self,
+        origins: Origins,
+        descriptors: Descriptors,
+        places: Collection[int] | None,
+        context_of: Callable[[OpenFile | None], Context | None],
+        mappings: Mappings | None,
+        devices: Devices,
+        *,
+        broker: Broker | None = None,
+        closing: Callable[[Collection[int]], bool] | None = None,
+    ) -> None:
+        self.origins = origins
+        self.descriptors = descriptors
+        self._places: Final = places
+        self._context_of: Final = context_of
+        self._mappings: Final = mappings
+        self._devices: Final = devices
+        self._broker: Final = broker
+        self._closing: Final = closing
+
+    def eventfds(self, caller: Caller) -> EventFds:
+        return EventFds(caller)
+
+    def maps(self, device: VfioDevice, caller: Caller) -> bool:
+        why_not = self._mappings.why_not(caller) if self._mappings is not None else "there are no devices"
+        if why_not is not None:
+            log.warning("the BARs of %s cannot be mapped: %s", device, why_not)
+        return why_not is None
+
+    async def context(self, caller: Caller, number: int) -> Context:
+        try:
+            fd = caller.descriptor(number)
+        except OSError as error:
+            if error.errno != EBADF:
+                raise
+            raise IoctlError(EBADF, f"the caller has no descriptor {number}") from None
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+            os.close(fd)
+            raise IoctlError(EBADF, f"descriptor {number} of the caller was opened with O_PATH")
+        found = None
+        if self._places is None or libc.device_of(fd) in self._places:
+            await leave()
+            with interruptible():
+                # ours is answered at once; of another's only its own client waits
+                which = partial(_which, fd, self._broker)
+                found = self._context_of(await trio.to_thread.run_sync(which, abandon_on_cancel=True))
+        else:
+            os.close(fd)
+        if found is None:
+            raise IoctlError(EBADFD, f"descriptor {number} of the caller is no open /dev/iommu of ours")
+        return found
+
+    async def quiet(self, device: VfioDevice) -> None:
+        if self._closing is None:
+            return
+        numbers = self._devices.numbers_of_group(device)
+        for _ in range(MOMENTS):
+            if not self._closing(numbers):
+                return
+            await trio.sleep(MOMENT)
+
+
+def _which(fd: int, broker: Broker | None) -> OpenFile | None:
+    """As recognise.which. If the file is another worker's, the descriptor stays open, so that the
+    file does too; it is for `Elsewhere`'s catcher.
+    """
+    try:
+        found = recognise.which(fd, broker)
+    except recognise.Elsewhere as elsewhere:
+        elsewhere.kept = fd
+        raise
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return found

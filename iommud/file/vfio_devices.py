@@ -1,0 +1,170 @@
+"""The devices that were asked for, made and plugged into a bus."""
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Final, Protocol
+
+import trio
+
+from cuse_glue.errors import Unusable
+from cuse_glue.request.inline import interruptible, leave
+
+from ..engine.device.iommu import Iommu
+from ..engine.memory.host import Host
+from ..engine.memory.share import Everywhere
+from ..iommus.kinds import CLASSES, new_iommu
+from ..models.plan import plan
+from ..models.registry import BadDevice, make
+from ..pci.address import Address
+from ..pci.bars import Windows
+from ..pci.bus import Bus, Plugged
+from ..pci.function import Slot
+from ..settings import Settings
+from ..vfio.device import VfioDevice
+from ..vfio.group import Groups
+from .clock import Clock
+
+ASK_AGAIN: Final = 10.0  # seconds. Ref: v7.3 vfio_main.c vfio_unregister_group_dev
+
+
+class Shared(Protocol):
+    """What is known of devices in all processes that have them. `name`: a device's address."""
+
+    def number(self, name: str) -> int | None:
+        """The number that the device has now; -1: vfio-pci does not have it. None: it has the
+        number that it always had.
+        """
+
+    def opened(self, name: str, count: int) -> None:
+        """So many more files of it are open here, or fewer."""
+
+
+def plug(
+    settings: Settings, bus: Bus, others: Collection[Address], why: Callable[[str], None] | None
+) -> Iterator[Plugged]:
+    """Make all devices, and put them into their places. Unusable: one cannot be made."""
+    clock, windows = Clock(), Windows()
+    try:
+        for each in plan(settings.devices, CLASSES, settings.iommu_of_devices, others):
+            alone = each.spec.group is None
+            group = Everywhere(f"device {each.address}" if alone else f"group {each.spec.group}")
+            function = make(each.spec, Slot(each.address, clock, windows, group))
+            function.why = why
+            yield bus.plug(function, each.kind, mappable=each.spec.mappable, driver=each.spec.driver)
+    except BadDevice as error:
+        raise Unusable(str(error)) from None
+
+
+class Devices:
+    """All of them, by the number of their file while vfio-pci has them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        host: Host,
+        why: Callable[[str], None] | None,
+        *,
+        shared: Shared | None = None,
+        others: Collection[Address] = (),
+        first_group: int = 0,
+    ) -> None:
+        """`host`: of the contexts of clients. `why` gets a sentence for each DMA that cannot even
+        begin. `shared`: what other processes know that have the same devices; None: there are none.
+        `others`: where the machine has devices; `first_group`: from there on it has no IOMMU
+        groups. Unusable: one cannot be made.
+        """
+        self.bus: Final = Bus(self, first_group=first_group)
+        self.groups: Final = Groups(host)
+        self._by_function: Final[dict[Plugged, VfioDevice]] = {}
+        self._idle = trio.Event()
+        self._shared: Final = shared
+        iommus: dict[str, Iommu] = {}  # one of each kind
+        for plugged in plug(settings, self.bus, others, why):
+            if plugged.iommu not in iommus:
+                iommus[plugged.iommu] = new_iommu(plugged.iommu)
+            device = self._by_function[plugged] = VfioDevice(plugged, iommus[plugged.iommu], host.share)
+            if plugged.vfio is not None:
+                self.groups.add(device)
+
+    def open(self, number: int) -> VfioDevice | None:
+        """The device whose file has this number; it has one open file more. None: there is
+        none.
+        """
+        self._follow()
+        for plugged, device in self._by_function.items():
+            if plugged.vfio is not None and plugged.number == number:
+                device.files += 1
+                if self._shared is None:
+                    return device
+                # Whoever takes it away says so first, and looks for open files then.
+                self._shared.opened(plugged.name, 1)
+                if self._shared.number(plugged.name) in (None, number):
+                    return device
+                self.close(device)
+        return None
+
+    def _follow(self) -> None:
+        if self._shared is None:
+            return
+        for plugged, device in self._by_function.items():
+            number = self._shared.number(plugged.name)
+            if number is None or device.files:
+                continue
+            had = plugged.vfio is not None
+            self.bus.follow(plugged, None if number < 0 else number)
+            if plugged.vfio is not None and not had:
+                self.groups.add(device)
+            elif had and plugged.vfio is None:
+                self.groups.remove(device)
+
+    def wanted(self, number: int) -> None:
+        """The device with this number is wanted back: ask whoever has it here."""
+        for plugged in self._by_function:
+            if plugged.number == number and plugged.vfio is not None and plugged.vfio.opened is not None:
+                plugged.vfio.opened.irqs.tell_request()
+
+    def numbers_of_group(self, device: VfioDevice) -> list[int]:
+        """The numbers of the files of all devices that are in its group."""
+        group = device.plugged.function.group
+        return [each.number for each in self._by_function if each.number is not None and each.function.group == group]
+
+    def close(self, device: VfioDevice) -> None:
+        """One of its files was closed."""
+        device.files -= 1
+        if self._shared is not None:
+            self._shared.opened(device.plugged.name, -1)
+        if not device.files:
+            self._idle.set()
+            self._idle = trio.Event()
+
+    # --- what the bus tells ---
+
+    def bound(self, plugged: Plugged) -> None:
+        device = self._by_function.get(plugged)
+        if device is not None:  # or it is being made
+            self.groups.add(device)
+
+    async def let_go(self, plugged: Plugged) -> None:
+        """Ask whoever has it open, and wait. A signal ends the wait, and all is as it was: whoever
+        waits may have it open himself, and could not be killed otherwise.
+
+        Ref: v7.3 vfio_main.c vfio_unregister_group_dev
+        """
+        device = self._by_function[plugged]
+        self.groups.hide(device)
+        try:
+            await self._wait_until_closed(device, plugged)
+        except BaseException:
+            self.groups.show(device)
+            raise
+
+    async def _wait_until_closed(self, device: VfioDevice, plugged: Plugged) -> None:
+        if device.files:
+            await leave()
+        while device.files:
+            if plugged.vfio is not None and plugged.vfio.opened is not None:
+                plugged.vfio.opened.irqs.tell_request()
+            with interruptible(), trio.move_on_after(ASK_AGAIN):
+                await self._idle.wait()
+
+    def unbound(self, plugged: Plugged) -> None:
+        self.groups.remove(self._by_function[plugged])

@@ -1,0 +1,174 @@
+"""An open file of a VFIO device, and what opens it.
+
+Under `iommud serve` there are many processes, and a device is a matter of three of them. Nothing of
+a device has to survive from one client to the next, because vfio-pci resets it at its bind and at
+its close. So each worker has all functions, as they are after a reset, and the one whose context a
+device is bound to has the device: there its registers are, its DMA and its interrupts.
+
+    open      a worker of the client's own has the file, which can do nothing yet
+    bind      that worker fetches the descriptor of /dev/iommu from the client, finds that it is
+              another worker's, and has the file moved there, with the request (cuse_glue/broker);
+              the other worker begins the bind from the start, as if it had always had the file
+    close     that worker gives the device back
+
+That a device has one client, and a group one context, is kept in the table that all workers share
+(commands/shares.py), which forgets a worker that has died.
+"""
+
+import errno
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from cuse_glue.request.caller import Caller
+from cuse_glue.request.open_file import OpenFile
+from cuse_glue.request.recognise import Elsewhere
+from cuse_glue.request.reply import passer
+
+from ..errors import IoctlError
+from ..ops.noiommu import check_may_open
+from ..uapi.names import device_name_of
+from ..vfio.device import DeviceFile, VfioDevice
+from ..vfio.dispatch import dispatch
+from ..vfio.outside import Outside
+from .no_data import ALWAYS_READY, NoData
+from .vfio_devices import Devices
+
+
+class Daemon(Protocol):
+    """What is behind all device files: IommuDevice."""
+
+    def given(self, caller: Caller) -> OpenFile | None:
+        """The file that we make the caller open, if we do."""
+
+    async def conclude(self, caller: Caller, cmd: int, name_of: Callable[[int], str], work: Awaitable[int]) -> int:
+        """What an ioctl returns that `work` carries out."""
+
+    def refused(self, caller: Caller, what: str, refusal: IoctlError) -> OSError:
+        """What is raised for a refused call that is no ioctl."""
+
+    async def give(self, caller: Caller, file: OpenFile) -> int:
+        """The caller's ioctl ends with a descriptor of this file, to read and write; its number.
+        Whatever fails, the file is released. EMFILE: no number is free. Others: Injector.give.
+        """
+
+    def opened(self) -> None: ...
+
+    def closed(self) -> None: ...
+
+
+class VfioOpener:
+    """What a session serves as /dev/vfio/devices/vfio0."""
+
+    def __init__(self, daemon: Daemon, devices: Devices, number: int, outside: Outside) -> None:
+        self._daemon: Final = daemon
+        self._devices: Final = devices
+        self._number: Final = number
+        self._outside: Final = outside
+
+    def open(self, caller: Caller, flags: int) -> OpenFile:
+        """ENODEV: vfio-pci has no device of this number. EPERM: a device without an IOMMU takes
+        CAP_SYS_RAWIO. Ref: v7.3 device_cdev.c vfio_device_fops_cdev_open
+        """
+        given = self._daemon.given(caller)
+        if given is not None:
+            return given
+        device = self._devices.open(self._number)
+        if device is None:
+            missing = IoctlError(errno.ENODEV, f"vfio-pci has no device that is number {self._number}")
+            raise self._daemon.refused(caller, "open", missing)
+        try:
+            if not device.iommu.walks:
+                check_may_open(caller, device)
+        except IoctlError as refusal:
+            self._devices.close(device)
+            raise self._daemon.refused(caller, "open", refusal) from None
+        return self._file(device)
+
+    def take(self, closed: Callable[[], None]) -> OpenFile:
+        """An open file that another worker had so far. `closed`: called when it has been
+        released.
+        """
+        device = self._devices.open(self._number)
+        return Gone(closed) if device is None else self._file(device, closed)
+
+    def _file(self, device: VfioDevice, closed: Callable[[], None] = lambda: None) -> "VfioFile":
+        self._daemon.opened()
+        return VfioFile(self._daemon, self._devices, DeviceFile(device), self._outside, closed)
+
+
+class VfioFile:
+    """One open of a device. `closed`: called at the end of its release."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        devices: Devices,
+        file: DeviceFile,
+        outside: Outside,
+        closed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._daemon: Final = daemon
+        self._devices: Final = devices
+        self._outside: Final = outside
+        self._closed: Final = closed
+        self.file: Final = file
+        self.is_leaving = False  # another worker is to have it
+
+    async def ioctl(self, caller: Caller, cmd: int, arg: int) -> int:
+        if self.is_leaving:
+            refusal = IoctlError(errno.EINVAL, f"{self.file.device} is being bound by another thread")
+            raise self._daemon.refused(caller, device_name_of(cmd), refusal)
+        try:
+            return await self._daemon.conclude(
+                caller, cmd, device_name_of, dispatch(self.file, caller, self._outside, cmd, arg)
+            )
+        except Elsewhere as elsewhere:
+            if not self.is_leaving and self.file.bound is None:
+                self.is_leaving = True
+                try:
+                    passer.get()(self, caller, cmd, arg, elsewhere.asked)
+                finally:
+                    elsewhere.close()
+            return -errno.EINVAL  # another thread was faster
+
+    async def read(self, caller: Caller, offset: int, size: int, nonblocking: bool) -> bytes:
+        try:
+            return self.file.read(offset, size)
+        except IoctlError as refusal:
+            raise self._daemon.refused(caller, "read", refusal) from None
+
+    async def write(self, caller: Caller, offset: int, data: bytes, nonblocking: bool) -> int:
+        try:
+            return self.file.write(offset, data)
+        except IoctlError as refusal:
+            raise self._daemon.refused(caller, "write", refusal) from None
+
+    def poll(self, wake: Callable[[], None] | None) -> int:
+        return ALWAYS_READY
+
+    def release(self) -> None:
+        self.file.release()
+        self.leave()
+        self._closed()
+
+    def leave(self) -> None:
+        """It is here no longer: another worker has it, or nobody."""
+        self._devices.close(self.file.device)
+        self._daemon.closed()
+
+
+class Gone(NoData):
+    """An open file whose device was taken from vfio-pci while it was moved. `closed`: as of
+    VfioFile.
+    """
+
+    no_data = errno.ENODEV
+
+    def __init__(self, closed: Callable[[], None]) -> None:
+        self._closed: Final = closed
+
+    async def ioctl(self, caller: Caller, cmd: int, arg: int) -> int:
+        return -errno.ENODEV
+
+    def release(self) -> None:
+        self._closed()

@@ -1,0 +1,1 @@
+"""Devices that stand behind an IOMMU and do DMA; docs/devices.md."""

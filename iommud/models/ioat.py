@@ -1,0 +1,266 @@
+"""Intel's I/O DMA engine (I/OAT, QuickData): one channel, which works off a chain of descriptors in
+memory, each of which copies or fills a stretch.
+
+A descriptor is 64 bytes: length (4 bytes), control (4), source, destination, next (8 each); what
+follows is for operations that are not here. The driver writes where the chain begins (CHAINADDR),
+and how many descriptors are to be done since then (DMACOUNT, which counts on and wraps at 16 bits).
+The channel's status has its state, and the address of the descriptor that was completed last; it is
+also written to memory (CHANCMP) after a descriptor that says so. An error halts the channel, and
+CHANERR tells why; a reset takes it out of that.
+
+Descriptors are done beside all else, some at a time: whoever polls the status sees it change.
+
+Ref: v7.3 drivers/dma/ioat/{registers.h,hw.h}; DPDK 24.11 drivers/dma/ioat
+"""
+
+import struct
+from typing import ClassVar, Final
+
+from ..pci.bars import Bar
+from ..pci.capabilities import Express, Msix, Pm, errors
+from ..pci.function import DmaFault, Identity, PciFunction, Slot
+from ..pci.scheduler import Cancel
+from .keys import Key, Keys, number
+
+CHANCNT, XFERCAP, GENCTRL, INTRCTRL, CBVER, INTRDELAY, DMACAP = 0x00, 0x01, 0x02, 0x03, 0x08, 0x0C, 0x10
+CHANCTRL, DMA_COMP, CHANCMD, DMACOUNT, CHANSTS = 0x80, 0x82, 0x84, 0x86, 0x88
+CHAINADDR, CHANCMP, CDAR, CHANERR, CHANERRMASK = 0x90, 0x98, 0xA0, 0xA8, 0xAC
+# Registers that can be written, and their bytes. An access must lie within one.
+WIDTHS: Final = {
+    GENCTRL: 1,
+    INTRCTRL: 1,
+    INTRDELAY: 2,
+    CHANCTRL: 2,
+    CHANCMD: 1,
+    DMACOUNT: 2,
+    CHAINADDR: 8,
+    CHANCMP: 8,
+    CHANERR: 4,
+    CHANERRMASK: 4,
+}
+VERSION: Final = 0x33
+FILL_BLOCK: Final = 0x40  # of DMACAP
+V2: Final = 2  # of DMA_COMP: registers lie where they do since version 2
+INTERRUPTS_ON: Final = 0x09  # of INTRCTRL: master enable, or a vector for each channel
+# of CHANCTRL. The first reads as one after an interrupt: none comes until it is written.
+INTERRUPT_OFF, ERROR_COMPLETION, ERROR_INTERRUPT = 0x01, 0x04, 0x10
+SUSPEND, RESUME, RESET = 0x04, 0x10, 0x20  # commands
+ACTIVE, IDLE, SUSPENDED, HALTED, ARMED = range(5)  # states
+# of CHANERR
+SOURCE, DESTINATION, NEXT_ALIGNMENT, CHAIN_ADDRESS = 0x0001, 0x0002, 0x0008, 0x0010
+DESCRIPTOR, CONTROL, LENGTH, COMPLETION = 0x0100, 0x0400, 0x0800, 0x1000
+SIZE: Final = 64  # bytes of a descriptor
+_DESCRIPTOR: Final = struct.Struct("<IIQQQ")
+INTERRUPT, WRITE_BACK, NULL = 0x01, 0x08, 0x20  # of a descriptor's control
+COPY, FILL = 0, 1  # its operation, the highest byte of control
+MOST: Final = 1 << 20  # bytes of one descriptor
+_PAGE: Final = 4096
+_TURN: Final = 64 << 10  # bytes after which others have a turn
+_COST: Final = 2 << 10  # bytes that a descriptor counts for, beside what it moves
+
+
+class _Error(Exception):
+    """The channel halts; `bits` of CHANERR."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(hex(bits))
+        self.bits = bits
+
+
+class Ioat(PciFunction):
+    """`xfercap`: the binary logarithm of the longest transfer that it tells drivers of. Transfers
+    up to MOST are made, as drivers make them that do not ask.
+    """
+
+    name = "ioat"
+    identity = Identity(0x8086, 0x2021, 0x088000, revision=0x04, subsystem_vendor=0x8086)
+    bars = (Bar(0, 0x4000, wide=True),)
+    capabilities = (Msix(vectors=1, table=(0, 0x2000), pba=(0, 0x3000)), Pm(), Express(integrated=True))
+    extended = (errors(),)
+    keys: ClassVar[Keys] = {
+        "xfercap": Key(
+            number(12, 20), "BITS", "the longest transfer that it tells of, as a power of two (default: 12, 4 KiB)"
+        ),
+    }
+
+    def __init__(self, slot: Slot, *, xfercap: int = 12) -> None:
+        self._xfercap: Final = xfercap
+        self._work: Cancel | None = None
+        super().__init__(slot)
+        self.reset()
+
+    def load(self, bar: int, offset: int, size: int) -> int:
+        return int.from_bytes(self._registers[offset : offset + size], "little")
+
+    def store(self, bar: int, offset: int, size: int, value: int) -> None:
+        for register, width in WIDTHS.items():
+            if register <= offset and offset + size <= register + width:
+                self._write(register, offset, size, value)
+
+    def reset(self) -> None:
+        self._registers = bytearray(self.bars[0].size)
+        for register, value in (
+            (CHANCNT, 1),
+            (XFERCAP, self._xfercap),
+            (CBVER, VERSION),
+            (DMACAP, FILL_BLOCK),
+            (DMA_COMP, V2),
+        ):
+            self._registers[register] = value
+        self._reset_channel()
+
+    # --- registers ---
+
+    def _get(self, register: int, width: int) -> int:
+        return int.from_bytes(self._registers[register : register + width], "little")
+
+    def _put(self, register: int, width: int, value: int) -> None:
+        self._registers[register : register + width] = value.to_bytes(width, "little")
+
+    def _write(self, register: int, offset: int, size: int, value: int) -> None:
+        if register == CHANERR:
+            value = self._get(offset, size) & ~value
+        elif register == CHANCTRL and offset == CHANCTRL:
+            still_off = self._get(CHANCTRL, 1) & ~value & INTERRUPT_OFF
+            value = value & ~INTERRUPT_OFF | still_off
+        if register == CHANCMD:
+            self._command(value)
+            return
+        self._put(offset, size, value)
+        if register == CHAINADDR:
+            self._arm()
+        elif register == DMACOUNT and self._state in (ARMED, IDLE):
+            self._go()
+
+    @property
+    def _state(self) -> int:
+        return self._registers[CHANSTS] & 7
+
+    def _set_status(self, state: int) -> None:
+        self._put(CHANSTS, 8, self._last | state)
+
+    # --- the channel ---
+
+    def _command(self, command: int) -> None:
+        if command & RESET:
+            self._reset_channel()
+        elif command & SUSPEND and self._state != HALTED:
+            self._stop()
+            self._set_status(SUSPENDED)
+        elif command & RESUME and self._state == SUSPENDED:
+            self._set_status(IDLE)
+            self._go()
+
+    def _reset_channel(self) -> None:
+        self._stop()
+        self._last = self._next = self._done = 0
+        self._put(DMACOUNT, 2, 0)
+        self._set_status(HALTED)
+
+    def _arm(self) -> None:
+        """A new chain, whatever was before it."""
+        self._stop()
+        self._last = self._done = 0
+        self._next = self._get(CHAINADDR, 8)
+        self._set_status(ARMED)
+
+    def _stop(self) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            work.cancel()
+
+    def _go(self) -> None:
+        if self._left:
+            self._set_status(ACTIVE)
+            self._work = self.start(self._run)
+
+    @property
+    def _left(self) -> int:
+        """Descriptors that are still to be done."""
+        return self._get(DMACOUNT, 2) - self._done & 0xFFFF
+
+    async def _run(self) -> None:
+        moved = 0
+        ahead, at = b"", 0  # descriptors that were read at once, and where
+        while self._left:
+            this = self._next
+            try:
+                if not at <= this < at + len(ahead):
+                    ahead, at = self._fetch(), this
+                size = self._descriptor(ahead, this - at)
+            except _Error as error:
+                self._halt(error.bits)
+                return
+            if self._next <= this:
+                ahead = b""  # it comes back to what may be another by now
+            moved += _COST + size
+            if moved >= _TURN and self._left:
+                moved = 0
+                await self.scheduler.sleep(0)
+        self._work = None
+
+    def _fetch(self) -> bytes:
+        """The next descriptor, and those behind it in its page that are to be done, too."""
+        if self._next % SIZE:
+            raise _Error(NEXT_ALIGNMENT if self._done else CHAIN_ADDRESS)
+        room = (_PAGE - self._next % _PAGE) // SIZE
+        try:
+            return self.dma_read(self._next, SIZE * min(self._left, room))
+        except DmaFault:
+            raise _Error(DESCRIPTOR) from None
+
+    def _descriptor(self, ahead: bytes, place: int) -> int:
+        """Do one. The bytes that it moved."""
+        if place % SIZE:
+            raise _Error(NEXT_ALIGNMENT)
+        size, control, source, destination, following = _DESCRIPTOR.unpack_from(ahead, place)
+        if not control & NULL:
+            if not 0 < size <= MOST:
+                raise _Error(LENGTH)
+            self._put(CDAR, 8, self._next)
+            self._move(control >> 24, source, destination, size)
+        self._last, self._next, self._done = self._next, following, self._done + 1 & 0xFFFF
+        self._set_status(ACTIVE if self._left else IDLE)
+        if control & WRITE_BACK:
+            self._write_back()
+        if control & INTERRUPT:
+            self._interrupt()
+        return int(size)
+
+    def _move(self, operation: int, source: int, destination: int, size: int) -> None:
+        if operation == COPY:
+            try:
+                data = self.dma_read(source, size)
+            except DmaFault:
+                raise _Error(SOURCE) from None
+        elif operation == FILL:
+            data = (source.to_bytes(8, "little") * (size // 8 + 1))[:size]
+        else:
+            raise _Error(CONTROL)
+        try:
+            self.dma_write(destination, data)
+        except DmaFault:
+            raise _Error(DESTINATION) from None
+
+    def _write_back(self) -> None:
+        try:
+            self.dma_write(self._get(CHANCMP, 8) & -8, self._registers[CHANSTS : CHANSTS + 8])
+        except DmaFault:
+            raise _Error(COMPLETION) from None
+
+    def _interrupt(self) -> None:
+        if self._get(INTRCTRL, 1) & INTERRUPTS_ON and not self._get(CHANCTRL, 1) & INTERRUPT_OFF:
+            self._registers[CHANCTRL] |= INTERRUPT_OFF
+            self.interrupt(0)
+
+    def _halt(self, bits: int) -> None:
+        self._work = None
+        self._put(CHANERR, 4, self._get(CHANERR, 4) | bits)
+        self._set_status(HALTED)
+        if self._get(CHANCTRL, 2) & ERROR_COMPLETION and not bits & COMPLETION:
+            try:
+                self._write_back()
+            except _Error as error:
+                self._put(CHANERR, 4, self._get(CHANERR, 4) | error.bits)
+        if self._get(CHANCTRL, 2) & ERROR_INTERRUPT:
+            self._interrupt()

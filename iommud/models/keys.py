@@ -1,0 +1,44 @@
+"""What can be said of a model on the command line: `--device edu,dma_mask=0xffffffff`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a model's own. `read` makes a value of the text, or raises ValueError with what is
+    allowed; `form` is for people.
+    """
+
+    read: Callable[[str], object]
+    form: str
+    what: str
+
+
+Keys = Mapping[str, Key]
+
+
+def number(least: int, most: int) -> Callable[[str], int]:
+    """Reads a whole number, decimal or with 0x, from `least` to `most`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text, 0)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise ValueError(f"a whole number from {least:#x} to {most:#x}, not {text!r}")
+        return value
+
+    return read
+
+
+def milliseconds(most: int) -> Callable[[str], float]:
+    """Reads a time in whole milliseconds, and makes seconds of it."""
+
+    def read(text: str) -> float:
+        if not (text.isascii() and text.isdigit()) or len(text) > 9 or int(text) > most:
+            raise ValueError(f"milliseconds, from 0 to {most}, not {text!r}")
+        return int(text) / 1000
+
+    return read

@@ -1,0 +1,101 @@
+"""The devices of `--device`, in their order: what each is, and where it stands.
+
+Who makes their files goes by it, and who makes them. Nothing is made here.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..pci.address import Address
+from .registry import DRIVERS, BadDevice, DeviceSpec, parse
+
+DEFAULT_KIND: Final = "vtd"
+NO_IOMMU: Final = "none"
+_PLACES: Final = 32  # devices of a bus
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One device: `kind` of IOMMU that it stands behind; `file`: the name of its file below
+    /dev/vfio/devices.
+    """
+
+    index: int
+    spec: DeviceSpec
+    address: Address
+    kind: str
+
+    @property
+    def file(self) -> str:
+        """Ref: v7.3 vfio_main.c vfio_device_set_noiommu_and_name"""
+        return f"{'noiommu-' if self.kind == NO_IOMMU else ''}vfio{self.index}"
+
+
+def plan(
+    texts: Sequence[str], kinds: Collection[str], default: str | None = None, others: Collection[Address] = ()
+) -> list[Planned]:
+    """What was asked for; `kinds` of IOMMU that there are, and the one of a device that names none.
+    `others`: where somebody else's devices are.
+
+    BadDevice: it makes no sense, or two are at one address, or no place is left.
+    """
+    specs = [parse(text, kinds) for text in texts]
+    taken = dict.fromkeys(others, "a device of the machine's")
+    for spec in specs:
+        if spec.address is not None:
+            if spec.address in taken:
+                raise BadDevice(f"{spec.model} and {taken[spec.address]} cannot both be at {spec.address}")
+            taken[spec.address] = spec.model
+    free = (Address(device=device) for device in range(_PLACES))
+    found = []
+    for index, spec in enumerate(specs):
+        address = spec.address
+        if address is None:
+            address = next((place for place in free if place not in taken), None)
+            if address is None:
+                raise BadDevice(f"bus {Address().bus:02x} is full: say bdf= for devices beyond {_PLACES}")
+            taken[address] = spec.model
+        found.append(Planned(index, spec, address, spec.iommu or default or DEFAULT_KIND))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedGroup:
+    """One group of VFIO's: `number` of the IOMMU group; `minor` of its file, whose name below
+    /dev/vfio is `file`.
+    """
+
+    number: int
+    minor: int
+    isolated: bool
+
+    @property
+    def file(self) -> str:
+        """Ref: v7.3 group.c vfio_create_group"""
+        return f"{'' if self.isolated else 'noiommu-'}{self.number}"
+
+
+def groups(planned: Sequence[Planned], first: int) -> list[PlannedGroup]:
+    """The groups of these devices, numbered from `first` on as the bus does it: those of devices
+    without an IOMMU only when vfio-pci has them. Those that vfio-pci has nothing of are expected
+    to come last, in their order.
+    """
+    numbers: dict[object, bool] = {}  # of each group, in the order of numbers: whether it is isolated
+    had: list[object] = []  # in the order of minors
+    waiting = []
+    for each in planned:
+        isolated = each.kind != NO_IOMMU
+        key = ("group", each.spec.group) if isolated and each.spec.group is not None else ("alone", each.index)
+        is_bound = each.spec.driver == DRIVERS[0]
+        if isolated or is_bound:
+            numbers.setdefault(key, isolated)
+        else:
+            waiting.append(key)
+        if is_bound and key not in had:
+            had.append(key)
+    numbers |= dict.fromkeys(waiting, False)
+    had += [key for key in numbers if key not in had]
+    return [
+        PlannedGroup(first + place, had.index(key), isolated) for place, (key, isolated) in enumerate(numbers.items())
+    ]

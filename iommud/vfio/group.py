@@ -1,0 +1,171 @@
+"""VFIO's groups: the devices that an IOMMU cannot tell apart, behind one file, /dev/vfio/7.
+Programs that are older than the devices' own files open that, give it a container, and ask it for
+devices.
+
+With CONFIG_IOMMUFD_VFIO_CONTAINER a container is a context of /dev/iommu. The group has it from
+SET_CONTAINER to UNSET_CONTAINER, or to its close. A device that is opened by the group is bound to
+that context, and attached to its compat IOAS; it stays so until its own last close, even if the
+group is closed before.
+
+A group's file and its devices' own files exclude each other: whoever comes later gets EBUSY. A
+group's file can be opened once, a device by its group often.
+
+A device without an IOMMU is a group by itself. By its group it is bound to nothing and attached to
+nothing: its DMA goes to physical addresses.
+
+Ref: v7.3 drivers/vfio/group.c
+"""
+
+from errno import EBUSY, EINVAL, ENODEV
+from typing import Final
+
+from ..engine.device.context import Context
+from ..engine.mapping.objects import Object
+from ..engine.memory.host import Host
+from ..errors import IoctlError
+from .device import VfioDevice
+
+
+class VfioGroup(Object):
+    """From the first of its devices that vfio-pci has to the last. It has no ID; its lock comes
+    before those of device sets.
+    """
+
+    kind = "group"
+
+    def __init__(self, number: int, host: Host, *, isolated: bool) -> None:
+        """`isolated`: its devices stand behind an IOMMU."""
+        super().__init__()
+        self.number: Final = number
+        self.isolated: Final = isolated
+        self.devices: Final[list[VfioDevice]] = []  # that can be asked for, newest first
+        self.members = 0  # those too that are about to go
+        self.is_open = False
+        self.by_their_files = 0  # devices that are bound by their own files
+        self.context: Context | None = None
+        self._host: Final = host
+
+    def __str__(self) -> str:
+        return f"group {'' if self.isolated else 'noiommu-'}{self.number}"
+
+    @property
+    def is_gone(self) -> bool:
+        """vfio-pci has none of its devices any more. Who has it open still has a file."""
+        return not self.members
+
+    @property
+    def is_owned(self) -> bool:
+        """The DMA of its devices belongs to a context."""
+        return any(self._host.is_claimed(device.plugged.function.group) for device in self.devices)
+
+    def open(self) -> None:
+        """EBUSY: it is open, or a device of it is bound by its own file. Ref: v7.3 group.c
+        vfio_group_fops_open
+        """
+        if self.by_their_files:
+            raise IoctlError(EBUSY, f"a device of {self} is bound to an iommufd by its own file")
+        if self.is_open:
+            raise IoctlError(EBUSY, f"{self} is open already, and can be opened once")
+        self.is_open = True
+
+    def close(self) -> None:
+        """Ref: v7.3 group.c vfio_group_fops_release"""
+        if self.context is not None:
+            self.unset_container()
+        self.is_open = False
+
+    def block(self) -> None:
+        """A device is to be bound by its own file, until `unblock`. EBUSY: the group is open. Ref:
+        v7.3 group.c vfio_device_block_group
+        """
+        if self.is_open:
+            raise IoctlError(EBUSY, f"{self} is open, so its devices cannot be bound by their own files")
+        self.by_their_files += 1
+
+    def unblock(self) -> None:
+        self.by_their_files -= 1
+
+    def set_container(self, context: Context) -> None:
+        """EINVAL: the container is for the other kind of devices, those without an IOMMU or with
+        one.
+        """
+        if self.isolated:
+            context.ensure_compat_ioas()
+        else:
+            context.set_no_iommu()
+        context.get()
+        self.context = context
+
+    def unset_container(self) -> None:
+        """EINVAL: it has none. Ref: v7.3 group.c vfio_group_ioctl_unset_container"""
+        context, self.context = self.context, None
+        if context is None:
+            raise IoctlError(EINVAL, f"{self} has no container")
+        context.put()
+
+    def find(self, name: bytes) -> VfioDevice:
+        """The device of this name. ENODEV: there is none. EINVAL: something follows the name. That
+        could be a VF's token, but no device here takes one.
+
+        Ref: v7.3 vfio_pci_core.c vfio_pci_core_match
+        """
+        for device in self.devices:
+            own = device.plugged.name.encode()
+            rest = name.removeprefix(own)
+            if not name.startswith(own) or (rest and not rest.startswith(b" ")):
+                continue
+            if rest.strip(b" "):
+                raise IoctlError(
+                    EINVAL, f"{rest.decode('ascii', 'replace')!r} follows the name of {device}: it takes no token"
+                )
+            return device
+        raise IoctlError(ENODEV, f"{self} has no device {name.decode('ascii', 'replace')!r}")
+
+
+class Groups:
+    """All that there are, by number."""
+
+    def __init__(self, host: Host) -> None:
+        self._host: Final = host
+        self._groups: Final[dict[int, VfioGroup]] = {}
+
+    def find(self, number: int) -> VfioGroup | None:
+        return self._groups.get(number)
+
+    def add(self, device: VfioDevice) -> None:
+        """vfio-pci has it now."""
+        plugged = device.plugged
+        assert plugged.group is not None
+        group = self._groups.get(plugged.group)
+        if group is None:
+            group = VfioGroup(plugged.group, self._host, isolated=plugged.isolated)
+            self._groups[group.number] = group
+        group.members += 1
+        group.devices.insert(0, device)
+        device.group = group
+
+    def hide(self, device: VfioDevice) -> None:
+        """It is about to go: nobody can ask for it any more. Ref: v7.3 group.c
+        vfio_device_group_unregister
+        """
+        group = self._of(device)
+        if device in group.devices:
+            group.devices.remove(device)
+
+    def show(self, device: VfioDevice) -> None:
+        """It stays after all, unless somebody else has made it go."""
+        if device.group is not None and device not in (group := self._of(device)).devices:
+            group.devices.insert(0, device)
+
+    def remove(self, device: VfioDevice) -> None:
+        """vfio-pci has it no longer."""
+        self.hide(device)
+        group = self._of(device)
+        device.group = None
+        group.members -= 1
+        if group.is_gone:
+            del self._groups[group.number]
+
+    def _of(self, device: VfioDevice) -> VfioGroup:
+        assert device.plugged.group is not None
+        return self._groups[device.plugged.group]
