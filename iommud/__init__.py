@@ -1,3 +1,3 @@
 """A /dev/iommu in userspace."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

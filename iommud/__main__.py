@@ -1,5 +1,5 @@
 """`python -m iommud`."""
 
-from .cli import main
+from .commands.cli import main
 
 main()

@@ -1,0 +1,3 @@
+"""What people and systemd start. Heavy modules are imported only when it is known that they are
+needed.
+"""

@@ -1,0 +1,119 @@
+"""`iommud serve --sysfs DIR`: a process that has the PCI bus, and serves what is of it in /sys.
+
+It touches nothing of clients, so nobody delays it. What it decides (whether vfio-pci has a device,
+and by which number) stands in the table that all workers share, and they go by it when a device is
+opened. To take a device away it says so first, then waits until no worker has the device open. Who
+has it is asked for it meanwhile, as Linux does.
+
+The functions here are in no client's hands: those are the workers' (file/vfio_file.py). So files
+that tell of a device's state (`config`, `enable`, `power_state`) tell how it is when nobody has it.
+
+Ref: v7.3 vfio_main.c vfio_unregister_group_dev
+"""
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Collection
+from typing import Final, NoReturn
+
+import trio
+
+from cuse_glue.broker.channel import NOTE, WANT
+from cuse_glue.broker.counts import Table
+from cuse_glue.fuse.session import Session
+from cuse_glue.fuse.tree_node import TreeNode
+from cuse_glue.request.inline import interruptible, leave
+from cuse_glue.system import detach
+
+from ..file.vfio_devices import ASK_AGAIN, plug
+from ..pci.address import Address
+from ..pci.bus import Bus, Plugged
+from ..settings import Settings
+from . import stderr
+from .shares import SharedBus
+from .sys_ends import SysfsEnds
+from .sys_place import tree_of
+
+log: Final = logging.getLogger("iommud.commands.serve")
+
+NUMBER: Final = 0xFFFF_FFFF  # in the place of a worker's
+MOMENT: Final = 0.005  # seconds between two looks at whether a device is still open
+
+
+def start(
+    settings: Settings, table: Table, notes: socket.socket, ends: SysfsEnds, others: Collection[Address], group: int
+) -> None:
+    """Fork it, out of a process with one thread. `others`, `group`: as of Devices."""
+    if os.fork() == 0:
+        _be(settings, table, notes, ends, others, group)
+    ends.close()
+
+
+def _be(
+    settings: Settings, table: Table, notes: socket.socket, ends: SysfsEnds, others: Collection[Address], group: int
+) -> NoReturn:
+    status = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        detach.close_all_but(*ends, table.fd, notes.fileno())
+        detach.name("iommud-sysfs")
+        keeper = Keeper(SharedBus(table, NUMBER), notes, group)
+        for _ in plug(settings, keeper.bus, others, None):
+            pass
+        tree = tree_of(keeper.bus, stderr.write_line if settings.why else None)
+        trio.run(_serve, Session(ends.tree, TreeNode(tree.root, os.geteuid(), os.getegid())), ends.alive)
+        status = 0
+    except Exception:
+        log.exception("bug: the process for /sys")
+    finally:
+        os._exit(status)
+
+
+async def _serve(session: Session, alive: int) -> None:
+    async def end_with_the_broker() -> None:
+        await trio.lowlevel.wait_readable(alive)
+        session.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_with_the_broker)
+        await session.serve()
+        nursery.cancel_scope.cancel()
+
+
+class Keeper:
+    """Has the bus, and tells workers what becomes of it: pci.bus.Users."""
+
+    def __init__(self, shared: SharedBus, notes: socket.socket, first_group: int) -> None:
+        self.bus: Final = Bus(self, first_group=first_group)
+        self._shared = shared
+        self._notes = notes
+
+    def bound(self, plugged: Plugged) -> None:
+        assert plugged.number is not None
+        self._shared.keep(plugged.name, plugged.number)
+
+    async def let_go(self, plugged: Plugged) -> None:
+        """As file.vfio_devices.Devices. From the beginning on nobody opens it any more."""
+        number, name = plugged.number, plugged.name
+        assert number is not None
+        self._shared.keep(name, -1)
+        if not self._shared.open_files(name):
+            return
+        await leave()
+        ask = trio.current_time()
+        try:
+            while self._shared.open_files(name):
+                if trio.current_time() >= ask:
+                    ask += ASK_AGAIN
+                    for worker in self._shared.who_has(name):
+                        self._notes.send(NOTE.pack(WANT, 0, worker, number))
+                with interruptible():
+                    await trio.sleep(MOMENT)
+        except trio.Cancelled:
+            self._shared.keep(name, number)
+            raise
+
+    def unbound(self, plugged: Plugged) -> None:
+        pass

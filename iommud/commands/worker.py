@@ -1,0 +1,116 @@
+"""What each worker of `iommud serve` is: one device, for one open file, within its user's share
+(cuse_glue/broker).
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Collection, Sequence
+
+from cuse_glue.broker.channel import Assignment
+from cuse_glue.broker.counts import Table
+from cuse_glue.broker.worker import Broker, work
+from cuse_glue.fuse.node import Attributes
+from cuse_glue.request import inline
+from cuse_glue.request.caller import Caller
+from cuse_glue.request.mapped import Mapped
+from cuse_glue.request.open_file import Opener, OpenFile
+
+from ..doors import Behind, doors
+from ..file.device_file import IommuDevice
+from ..file.vfio_file import VfioFile, VfioOpener
+from ..pci.address import Address
+from ..settings import Settings
+from ..uapi.header import const, ffi
+from . import sys_server
+from .attributes import attributes
+from .daemon import prepare_process
+from .machine import first_group, taken
+from .shares import SharedBus, WorkerShare, limit_process
+from .sys_ends import SysfsEnds
+
+
+class DeviceService:
+    """The Service of cuse_glue.broker.worker."""
+
+    def __init__(
+        self, settings: Settings, table: Table, broker: Broker, others: Collection[Address], first_group: int
+    ) -> None:
+        """`others`, `first_group`: as of Devices."""
+        limit_process(settings.shares)
+        self._doors = doors(settings)
+        self._share = WorkerShare(table, broker.number, settings.shares)
+        self._device = IommuDevice(
+            settings,
+            say=prepare_process(settings),
+            share=self._share,
+            announce=broker.claim,
+            withdraw=broker.unclaim,
+            broker=broker,
+            closing=self._is_closing,
+            shared=SharedBus(table, broker.number) if settings.sysfs is not None else None,
+            others=others,
+            first_group=first_group,
+        )
+
+    def warm_up(self) -> None:
+        command = ffi.new("struct iommu_ioas_alloc *", {"size": ffi.sizeof("struct iommu_ioas_alloc")})
+        itself = Caller(threading.get_native_id(), os.getuid(), os.getgid(), True)
+        file = self._device.open(itself, 0)
+        inline.start(file.ioctl(itself, const("IOMMU_IOAS_ALLOC"), int(ffi.cast("uintptr_t", command))))
+        file.release()
+
+    def assign(self, what: Assignment) -> None:
+        self._share.assign(what.uid)
+
+    def opener(self, door: int) -> Opener:
+        return self._device.opener(self._doors[door])
+
+    def attributes(self, door: int) -> Attributes:
+        return attributes(self._doors[door], 0, 0)
+
+    def take(self, door: int) -> OpenFile:
+        opener = self._device.opener(self._doors[door])
+        assert isinstance(opener, VfioOpener)  # no other file is moved
+        return opener.take(lambda: self._share.closed(door))
+
+    def leave(self, file: OpenFile) -> None:
+        if isinstance(file, VfioFile):
+            file.leave()
+
+    def stay(self, file: OpenFile) -> None:
+        if isinstance(file, VfioFile):
+            file.is_leaving = False
+
+    def wanted(self, what: int) -> None:
+        self._device.devices.wanted(what)
+
+    def mapped(self, door: int) -> Mapped | None:
+        return self._device.mapped_by(self._doors[door])
+
+    def _is_closing(self, indices: Collection[int]) -> bool:
+        return any(
+            self._share.closing(number)
+            for number, door in enumerate(self._doors)
+            if door.behind is Behind.DEVICE and door.index in indices
+        )
+
+    def shutdown(self) -> None:
+        self._device.shutdown()
+
+
+def prepare(
+    settings: Settings, table: Table, connections: Sequence[int], notes: socket.socket, sysfs: SysfsEnds | None
+) -> Callable[[int, int, Callable[[], None]], None]:
+    """Called in the spawner: returns what a worker does, given its number and its pipe. `sysfs`:
+    of the process that serves /sys, which is begun.
+    """
+    others, group = (taken(), first_group()) if settings.devices else ([], 0)
+
+    if sysfs is not None:
+        sys_server.start(settings, table, notes, sysfs, others, group)
+
+    def make(broker: Broker) -> DeviceService:
+        return DeviceService(settings, table, broker, others, group)
+
+    return lambda number, pipe, ready: work(number, pipe, ready, notes, connections, make)
