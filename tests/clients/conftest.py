@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cuse_glue import libc
+from cuse_glue.system import libc
 
 
 @pytest.fixture

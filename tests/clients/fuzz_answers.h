@@ -46,6 +46,9 @@ static inline bool allowed(unsigned int row, int error)
 	for (i = 0; i < ARRAY_LEN(device_answers); i++)
 		if (error == device_answers[i])
 			return true;
+	/* Not Linux's, which holds the file: another thread closed the descriptor, by which iommud would have had to open it once more. */
+	if (error == EBADF)
+		return commands[row].number == IOMMU_FAULT_QUEUE_ALLOC;
 	return error == 0 && (commands[row].number == IOMMU_FAULT_QUEUE_ALLOC ||
 			      commands[row].number == IOMMU_IOAS_CHANGE_PROCESS ||
 			      commands[row].number == IOMMU_VFIO_IOAS);

@@ -43,6 +43,8 @@ static bool right(unsigned int row, int error)
 	if (error == EIO)
 		return row == TEST_ROW + IOMMU_TEST_OP_MD_CHECK_REFS ||
 		       (row < COMMANDS && commands[row].number == IOMMU_HW_QUEUE_ALLOC);
+	if (error == ERANGE) /* Ref: v7.3 viommu.c iommufd_hw_queue_alloc_phys */
+		return row < COMMANDS && commands[row].number == IOMMU_HW_QUEUE_ALLOC;
 	for (i = 0; i < ARRAY_LEN(possible); i++)
 		if (error == possible[i])
 			return true;

@@ -14,6 +14,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 #define SLOTS 4
@@ -91,6 +92,13 @@ static void reopen(struct player *p)
 	__atomic_add_fetch(&shared->opens, 1, __ATOMIC_SEQ_CST);
 }
 
+static bool has_ended(pid_t pid)
+{
+	siginfo_t info = { .si_pid = 0 };
+
+	return waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
+}
+
 /* A child that makes calls of its own, and each second one until it is killed. */
 static void child(struct player *p, unsigned int thread)
 {
@@ -102,6 +110,7 @@ static void child(struct player *p, unsigned int thread)
 
 	NEED(pid >= 0);
 	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* it plays for ever, and is nobody's when its parent is killed */
 		p->random = child_seed;
 		begin_child(kill_it);
 		for (i = 0; i < 50 || kill_it; i++)
@@ -110,7 +119,8 @@ static void child(struct player *p, unsigned int thread)
 	}
 	__atomic_add_fetch(&shared->forks, 1, __ATOMIC_SEQ_CST);
 	if (kill_it) {
-		while (__atomic_load_n(&shared->calls, __ATOMIC_SEQ_CST) < start + 40)
+		/* It ends by itself when it is answered wrongly, or its daemon is gone. */
+		while (__atomic_load_n(&shared->calls, __ATOMIC_SEQ_CST) < start + 40 && !has_ended(pid))
 			sched_yield();
 		kill(pid, SIGKILL);
 		__atomic_add_fetch(&shared->killed, 1, __ATOMIC_SEQ_CST);

@@ -1,4 +1,6 @@
-"""The clients once more as 32-bit programs (Linux's IOMMUFD has one layout for both), descriptors given to them included."""
+"""The clients once more as 32-bit programs (Linux's IOMMUFD has one layout for both), descriptors
+given to them included.
+"""
 
 import subprocess
 
@@ -11,7 +13,8 @@ from tests.clients.test_mock_clients import CLIENTS as MOCK_CLIENTS
 from tests.clients.test_mock_clients import DIFFERENT
 from tests.clients.test_mock_clients import RUN as RUN_MOCK
 
-# Offsets and arguments of 64 bits, which a long is not; and half a minute of races, which are the daemon's.
+# Offsets and arguments of 64 bits, which a long is not; and half a minute of races, which are the
+# daemon's.
 NOT_AGAIN = {"vfio_container", "file_ops", "dma_buf", "viommu", "race"}
 UNWATCHED = {"descriptor", "fault", "veventq"}  # the watch of `iommud run` is for 64-bit programs
 

@@ -1,4 +1,6 @@
-"""C programs that know nothing of iommud judge it. Each of them passes on Linux 7.3's own /dev/iommu."""
+"""C programs that know nothing of iommud judge it. Each of them passes on Linux 7.3's own
+/dev/iommu.
+"""
 
 import re
 import subprocess
@@ -16,11 +18,13 @@ CAP_SYS_RESOURCE = 24
 # These play with the device and know no right answers by themselves.
 PLAYERS = {"fuzz", "fuzz_devices", "fuzz_vfio", "hold", "stress", "waits"}
 CLIENTS = sorted(path.stem for path in SOURCES.glob("*.c") if path.stem not in PLAYERS)
-# What the calls of `fuzz --areas --calls 50000 --threads 1 --seed N` were answered by Linux 7.3 on x86-64, as a checksum
-# over all errnos and all values written back. To find the first answer that differs, compare the output with --trace.
+# What the calls of `fuzz --areas --calls 50000 --threads 1 --seed N` were answered by Linux 7.3 on
+# x86-64, as a checksum over all errnos and all values written back. To find the first answer that
+# differs, compare the output with --trace.
 LINUX_ANSWERS = {1: "b120b993bd178a86", 2: "3deeff711e762183", 3: "04746d62248a7e3d"}
 
-# The same for every command and the mock device's operations: `fuzz_devices --alone --calls 30000 --seed N`.
+# The same for every command and the mock device's operations: `fuzz_devices --alone --calls 30000
+# --seed N`.
 LINUX_DEVICE_ANSWERS = {11: "25e681b71690215a", 12: "59207fa3dbb57b0b", 13: "660179dbbd0977ba"}
 
 
@@ -42,7 +46,9 @@ def test_client(name: str) -> None:
 
 
 def to_set_rlimit_mode() -> list[str]:
-    """What to begin a command with. Containers often lack CAP_SYS_RESOURCE; in a user namespace everybody has it."""
+    """What to begin a command with. Containers often lack CAP_SYS_RESOURCE; in a user namespace
+    everybody has it.
+    """
     effective = re.search(r"^CapEff:\s*(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert effective
     prefix = [] if int(effective[1], 16) >> CAP_SYS_RESOURCE & 1 else USER_NAMESPACE
@@ -63,7 +69,9 @@ def last_line(*command: str) -> str:
 
 @pytest.mark.parametrize("seed", LINUX_ANSWERS)
 def test_random_calls_are_answered_as_by_linux(seed: int) -> None:
-    said = last_line(*RUN, build("fuzz"), "--areas", "--calls", "50000", "--threads", "1", "--seed", str(seed), "/dev/iommu")
+    said = last_line(
+        *RUN, build("fuzz"), "--areas", "--calls", "50000", "--threads", "1", "--seed", str(seed), "/dev/iommu"
+    )
     assert said == f"thread 0: checksum {LINUX_ANSWERS[seed]}"
 
 

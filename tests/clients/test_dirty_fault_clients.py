@@ -1,4 +1,6 @@
-"""Dirty tracking and fault queues, judged by C programs that also pass on Linux 7.3 built with its mock devices."""
+"""Dirty tracking and fault queues, judged by C programs that also pass on Linux 7.3 built with its
+mock devices.
+"""
 
 import pytest
 

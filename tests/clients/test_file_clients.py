@@ -1,4 +1,6 @@
-"""dma-bufs, and files that change hands, judged by C programs that also pass on Linux 7.3 built with its mock devices."""
+"""dma-bufs, and files that change hands, judged by C programs that also pass on Linux 7.3 built
+with its mock devices.
+"""
 
 import re
 import subprocess
@@ -19,7 +21,9 @@ def test_client(name: str) -> None:
 
 
 def test_change_process_by_process() -> None:
-    """RLIMIT_MODE 1 takes CAP_SYS_RESOURCE, which containers often lack; in a user namespace everybody has it."""
+    """RLIMIT_MODE 1 takes CAP_SYS_RESOURCE, which containers often lack; in a user namespace
+    everybody has it.
+    """
     effective = re.search(r"^CapEff:\s*(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert effective
     prefix = [] if int(effective[1], 16) >> CAP_SYS_RESOURCE & 1 else USER_NAMESPACE

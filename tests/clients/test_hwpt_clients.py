@@ -1,4 +1,6 @@
-"""HWPT_ALLOC, HWPT_INVALIDATE, GET_HW_INFO and PASIDs, judged by C programs that also pass on Linux 7.3 built with its mock devices."""
+"""HWPT_ALLOC, HWPT_INVALIDATE, GET_HW_INFO and PASIDs, judged by C programs that also pass on Linux
+7.3 built with its mock devices.
+"""
 
 import pytest
 

@@ -1,8 +1,10 @@
-"""Devices behind every kind of IOMMU, judged by C programs that also pass on Linux 7.3 where there is such an IOMMU."""
+"""Devices behind every kind of IOMMU, judged by C programs that also pass on Linux 7.3 where there
+is such an IOMMU.
+"""
 
 import pytest
 
-from iommud.devices.kinds import KINDS
+from iommud.selftest.kinds import NAMES
 from tests.clients.build import SOURCES, build
 from tests.clients.test_clients import judge
 from tests.support import IOMMUD
@@ -22,4 +24,4 @@ def test_client(client: str) -> None:
 
 
 def test_every_kind_is_judged() -> None:
-    assert {kind(client) for client in CLIENTS} == set(KINDS) - {"mock"}
+    assert {kind(client) for client in CLIENTS} == set(NAMES) - {"mock"}

@@ -1,4 +1,5 @@
-"""Processes full of threads use one daemon at random, and die at random: it is as it was before, and nobody had to wait.
+"""Processes full of threads use one daemon at random, and die at random: it is as it was before,
+and nobody had to wait.
 
 For 15 s; IOMMUD_STRESS_SECONDS=60 for the whole test, IOMMUD_STRESS_SEED for another one.
 """
@@ -6,6 +7,7 @@ For 15 s; IOMMUD_STRESS_SECONDS=60 for the whole test, IOMMUD_STRESS_SEED for an
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("root")
 SECONDS = int(os.environ.get("IOMMUD_STRESS_SECONDS", "15"))
 SEED = int(os.environ.get("IOMMUD_STRESS_SEED", "1"))
 PROCESSES, THREADS = 8, 4
-LONGEST_CALL = 1000.0  # ms
+LONGEST_CALL = 5000.0  # ms: none hangs; tests/hostile measures how long one has to wait
 LEAST_CALLS = 500  # a second; it does twenty times as many
 RSS_GROWTH = 48 << 20  # bytes: it levels off; a leak of 50 bytes a call would be as much in 60 s
 
@@ -53,8 +55,13 @@ def test_a_daemon_under_stress(open_directory: Path, connections: Path) -> None:
         assert float(found[4]) < LONGEST_CALL
         assert float(found[5]) < LONGEST_CALL
         stress(daemon, 1, SEED, 1, 1)
-        os.chmod(daemon.path, 0o660)  # a request, which is answered after the last of the closes before it
+        # a request, which is answered after the last of the closes before it
+        os.chmod(daemon.path, 0o660)
+        # its workers end, and others take the spare ones' places
+        deadline = time.monotonic() + PATIENCE
+        while not daemon.idle(descriptors) and time.monotonic() < deadline:
+            daemon.process.poll()
         assert daemon.descriptors() == descriptors
         assert daemon.idle(descriptors)
         assert daemon.memory() - memory < RSS_GROWTH
-        daemon.stop()
+        daemon.end()

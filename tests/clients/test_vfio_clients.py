@@ -1,4 +1,6 @@
-"""A userspace driver of VFIO's type1 starts up, on /dev/vfio/vfio and on /dev/iommu. The same program passes on Linux 7.3's own."""
+"""A userspace driver of VFIO's type1 starts up, on /dev/vfio/vfio and on /dev/iommu. The same
+program passes on Linux 7.3's own.
+"""
 
 import re
 import subprocess
@@ -14,7 +16,8 @@ from tests.support import AS_NOBODY, IOMMUD, PATIENCE, ROOT
 RUN = [IOMMUD, "run", "--mock", "--vfio", "--"]
 # What it was told by Linux, once for each kind of container.
 LINUX_SAID = 2 * ["# page sizes 0x1ffffff000", "# IOVAs 0x1000000 to 0x7fffffff"]
-# What the calls of `fuzz_vfio N 20000` were answered by Linux 7.3, as a checksum over all errnos and all values written back.
+# What the calls of `fuzz_vfio N 20000` were answered by Linux 7.3, as a checksum over all errnos
+# and all values written back.
 LINUX_ANSWERS = {1: "72a23453bb805385", 2: "186c8ab636f5a790", 3: "ca6cfcb1e4ad179b"}
 
 
@@ -23,7 +26,9 @@ def test_on_vfios_own_path() -> None:
 
 
 def test_it_is_told_what_linux_tells() -> None:
-    said = subprocess.run([*RUN, build("mock/type1")], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    said = subprocess.run(
+        [*RUN, build("mock/type1")], capture_output=True, text=True, timeout=PATIENCE, check=True
+    ).stdout
     assert [line for line in said.splitlines() if line.startswith("#")] == LINUX_SAID
 
 
@@ -48,20 +53,26 @@ def test_beside_a_served_device(open_directory: Path, connections: Path) -> None
     with Daemon(str(path), connections, "--mock", "--vfio", also=f", {vfio} (FUSE)") as daemon:
         assert oct(vfio.stat().st_mode) == "0o100666"
         judge([build("mock/type1"), str(path)])
-        daemon.stop()
+        daemon.end()
     assert not vfio.parent.exists()
 
 
 @pytest.mark.parametrize("seed", LINUX_ANSWERS)
 def test_random_calls_are_answered_as_by_linux(seed: int) -> None:
     """The container's ioctls among IOMMUFD's own, with devices and accesses that come and go."""
-    assert last_line(IOMMUD, "run", "--mock", "--", build("fuzz_vfio"), str(seed), "20000") == f"checksum {LINUX_ANSWERS[seed]}"
+    assert (
+        last_line(IOMMUD, "run", "--mock", "--", build("fuzz_vfio"), str(seed), "20000")
+        == f"checksum {LINUX_ANSWERS[seed]}"
+    )
 
 
 def test_each_line_of_the_docs_is_shown() -> None:
     """By a C program, or a function of it, that is there; or by a file that is linked to."""
-    rows = [line.rstrip(" |").rsplit(" | ", 1)[1] for line in (ROOT / "docs" / "vfio.md").read_text().splitlines() if line.startswith("| ")]
-    assert rows.pop(0) == "shown by"
+    rows = [
+        line.rstrip(" |").rsplit(" | ", 1)[1]
+        for line in (ROOT / "docs" / "vfio.md").read_text().splitlines()
+        if line.startswith("| ") and not line.endswith("| shown by |")
+    ]
     assert len(rows) > 15
     for shown in "; ".join(rows).split("; "):
         if link := re.fullmatch(r"\[\w+\.py\]\((.+)\)", shown):
@@ -69,4 +80,6 @@ def test_each_line_of_the_docs_is_shown() -> None:
             continue
         name, *functions = shown.replace("`", "").split(", ")
         text = (SOURCES / f"{name}.c").read_text()
-        assert not [function for function in functions if not re.search(rf"^\w[\w *]*\b{function}\(", text, re.MULTILINE)], shown
+        assert not [
+            function for function in functions if not re.search(rf"^\w[\w *]*\b{function}\(", text, re.MULTILINE)
+        ], shown

@@ -1,4 +1,6 @@
-"""What stands on a vIOMMU, judged by C programs that also pass on Linux 7.3 built with its mock devices."""
+"""What stands on a vIOMMU, judged by C programs that also pass on Linux 7.3 built with its mock
+devices.
+"""
 
 import pytest
 

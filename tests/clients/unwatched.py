@@ -1,6 +1,8 @@
-"""What no file system in user space can refuse, and `iommud run` refuses by watching 64-bit programs: who is not watched is not told.
+"""What no file system in user space can refuse, and `iommud run` refuses by watching 64-bit
+programs: who is not watched is not told.
 
-mmap(2) is answered by the kernel: it succeeds on a FUSE file, and is ENODEV on a character device of CUSE. So are calls that move 0 bytes.
+mmap(2) is answered by the kernel: it succeeds on a FUSE file, and is ENODEV on a character device
+of CUSE. So are calls that move 0 bytes.
 """
 
 import re
@@ -20,5 +22,7 @@ _TOLERATED = re.compile(f"{_EMPTY}|{_MMAP}")
 
 
 def wrong(stdout: str) -> set[str]:
-    """What a client found wrong that is not of this kind: its texts, each with what it got and expected."""
+    """What a client found wrong that is not of this kind: its texts, each with what it got and
+    expected.
+    """
     return {text for text in _FAILED.findall(stdout) if not _TOLERATED.fullmatch(text)}

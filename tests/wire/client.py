@@ -1,7 +1,8 @@
 """A client process that does what the test says, one line at a time: `python client.py`.
 
-Each line on its standard input is a Python statement or expression; the answer is one line, `= repr(value)` or `! error`. It knows the
-names of mappings.py, and `thread(text)` evaluates an expression in another thread that goes on living until `leave()`.
+Each line on its standard input is a Python statement or expression; the answer is one line, `=
+repr(value)` or `! error`. It knows the names of mappings.py, and `thread(text)` evaluates an
+expression in another thread that goes on living until `leave()`.
 """
 
 import os
@@ -48,7 +49,8 @@ def leave() -> None:
         if other is not threading.current_thread():
             other.join()
     tid = str(threading.get_native_id())
-    while os.listdir("/proc/self/task") != [tid]:  # join returns before the kernel has let go of the thread
+    # join returns before the kernel has let go of the thread
+    while os.listdir("/proc/self/task") != [tid]:
         os.sched_yield()
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cuse_glue.caller import Caller
-from cuse_glue.source import Source, Sources
+from cuse_glue.pins.source import Source, Sources
+from cuse_glue.request.caller import Caller, forget_threads
 
 CLIENT = Path(__file__).with_name("client.py")
 HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
@@ -99,10 +99,11 @@ def windows() -> list[str]:
 @pytest.fixture
 def sources() -> Iterator[Sources]:
     """And afterwards nothing may be left of it: no descriptor, no mapping."""
+    forget_threads()
     before = descriptors(), windows()
     made = Sources()
     yield made
-    made.close()
+    made.forget_callers()
     assert (descriptors(), windows()) == before
 
 
@@ -110,9 +111,9 @@ def sources() -> Iterator[Sources]:
 def source(client: Client, sources: Sources) -> Iterator[Source]:
     """The client's memory, held."""
     found = sources.address_space(client.caller())
-    found.hold()
+    found.get()
     yield found
-    found.drop()
+    found.put()
 
 
 @pytest.fixture(scope="session")

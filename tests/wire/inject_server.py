@@ -1,8 +1,12 @@
-"""A device whose ioctl gives descriptors: the other side of inject_client.c. Prints a line when it serves, and what it saw at its end.
+"""A device whose ioctl gives descriptors: the other side of inject_client.c. Prints a line when it
+serves, and what it saw at its end.
 
     python -m tests.wire.inject_server PATH [--mode MODE] [--uid UID] [--arm64-way]
+    [--fill-waits-for FILE]
 
-SIGTERM ends it. `--uid` gives up root after mounting. `--arm64-way`: as if the first argument of a call could not be read at the stop.
+SIGTERM ends it. `--uid` gives up root after mounting. `--arm64-way`: as if the first argument of a
+call could not be read at the stop. `--fill-waits-for`: a client that is in hand is kept there until
+this FIFO ends.
 """
 
 import argparse
@@ -16,23 +20,28 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import trio
 
-from cuse_glue import mount, ptrace
-from cuse_glue.caller import Caller
-from cuse_glue.inject import Injector
-from cuse_glue.node import Attributes, OpenFile
-from cuse_glue.session import Session
-from cuse_glue.source import Refused
+from cuse_glue.errors import IoctlError
+from cuse_glue.fuse.node import Attributes
+from cuse_glue.fuse.session import Session
+from cuse_glue.mounts import mount
+from cuse_glue.request.caller import Caller
+from cuse_glue.request.open_file import OpenFile
+from cuse_glue.tracing import ptrace
+from cuse_glue.tracing.inject import Injector
 
-CREATE = 0xAAAA  # struct { u32 size, flags; s32 out_fd; u32 out_id; }: a new object, and a descriptor for it
+# struct { u32 size, flags; s32 out_fd; u32 out_id; }: a new object, and a descriptor for it
+CREATE = 0xAAAA
 LIVE = 0xAAAB  # returns how many objects there are
 IDENTITY = 0xAAAC  # on an object: its id
 
 
 class Device:
-    def __init__(self, machine: ptrace.Machine | None) -> None:
+    def __init__(self, machine: ptrace.Machine | None, fill_waits_for: str | None) -> None:
+        self.fill_waits_for = fill_waits_for
         self.injector = Injector(machine)
         self.created = 0
         self.live = 0
@@ -45,13 +54,13 @@ class Device:
 class File:
     """What all files have in common: they do nothing."""
 
-    async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
+    async def ioctl(self, caller: Caller, cmd: int, arg: int) -> int:
         return -errno.ENOTTY
 
-    async def read(self, caller: Caller, size: int, nonblocking: bool) -> bytes:
+    async def read(self, caller: Caller, offset: int, size: int, nonblocking: bool) -> bytes:
         raise OSError(errno.EINVAL, "nothing to read")
 
-    async def write(self, caller: Caller, data: bytes, nonblocking: bool) -> int:
+    async def write(self, caller: Caller, offset: int, data: bytes, nonblocking: bool) -> int:
         raise OSError(errno.EINVAL, "nowhere to write to")
 
     def poll(self, wake: Callable[[], None] | None) -> int:
@@ -65,7 +74,7 @@ class Main(File):
     def __init__(self, device: Device) -> None:
         self._device = device
 
-    async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
+    async def ioctl(self, caller: Caller, cmd: int, arg: int) -> int:
         if cmd == CREATE:
             return await self._create(caller, arg)
         if cmd == LIVE:
@@ -80,13 +89,15 @@ class Main(File):
         thing = Object(self._device)
 
         def fill(number: int) -> bytes:
+            if self._device.fill_waits_for is not None:
+                Path(self._device.fill_waits_for).read_bytes()
             return number.to_bytes(4, "little") + thing.identity.to_bytes(4, "little")
 
         try:
             await self._device.injector.give(
                 caller, thing, flags=flags, address=arg + 8, fill=fill, no_room=errno.ENOMEM
             )
-        except Refused as refusal:
+        except IoctlError as refusal:
             print(f"why: {errno.errorcode[refusal.errno]}: {refusal.why}", flush=True)
             return -refusal.errno
         return 0
@@ -103,14 +114,14 @@ class Object(File):
         self._data = b""
         self._released = False
 
-    async def ioctl(self, caller: Caller, cmd: int, arg: int, compat: bool) -> int:
+    async def ioctl(self, caller: Caller, cmd: int, arg: int) -> int:
         return self.identity if cmd == IDENTITY else -errno.ENOTTY
 
-    async def read(self, caller: Caller, size: int, nonblocking: bool) -> bytes:
+    async def read(self, caller: Caller, offset: int, size: int, nonblocking: bool) -> bytes:
         data, self._data = self._data[:size], self._data[size:]
         return data
 
-    async def write(self, caller: Caller, data: bytes, nonblocking: bool) -> int:
+    async def write(self, caller: Caller, offset: int, data: bytes, nonblocking: bool) -> int:
         self._data = data
         return len(data)
 
@@ -145,6 +156,7 @@ def main() -> None:
     parser.add_argument("--uid", type=int)
     parser.add_argument("--mode", type=lambda text: int(text, 8), default=0o666)
     parser.add_argument("--arm64-way", action="store_true")
+    parser.add_argument("--fill-waits-for")
     wish = parser.parse_args()
     machine = ptrace.machine()
     assert machine is not None
@@ -157,7 +169,7 @@ def main() -> None:
     if wish.uid is not None:
         os.setresuid(wish.uid, wish.uid, wish.uid)
     before = len(os.listdir("/proc/self/fd"))
-    device = Device(machine)
+    device = Device(machine, wish.fill_waits_for)
     session = Session(fuse, device, Attributes(mode=wish.mode))
     trio.run(serve, session)
     device.injector.close()

@@ -1,8 +1,10 @@
-"""One table of memory and files that a client may map, and what the kernel answers when they are pinned.
+"""One table of memory and files that a client may map, and what the kernel answers when they are
+pinned.
 
-Each case makes its memory in the process that calls it. `main` asks a real /dev/iommu that has the kernel's mock device (a kernel with
-IOMMUFD_TEST) whether the answers in the table are its own: `python mappings.py [a directory of a file system that writes back]`.
-The tests ask ours the same. Only the standard library is used, so that a small client process can import it.
+Each case makes its memory in the process that calls it. `main` asks a real /dev/iommu that has the
+kernel's mock device (a kernel with IOMMUFD_TEST) whether the answers in the table are its own:
+`python mappings.py [a directory of a file system that writes back]`. The tests ask ours the same.
+Only the standard library is used, so that a small client process can import it.
 """
 
 import contextlib
@@ -128,7 +130,9 @@ def touched(address: int) -> int:
 
 
 class Case(NamedTuple):
-    """`make()` gives an address (or a descriptor, if `is_file`); pinning `length` bytes there for writing or reading gives `expected`."""
+    """`make()` gives an address (or a descriptor, if `is_file`); pinning `length` bytes there for
+    writing or reading gives `expected`.
+    """
 
     make: Callable[[], int]
     writable: bool
@@ -171,7 +175,9 @@ def _device(path: str, prot: int, flags: int, length: int = 4 * PAGE) -> int:
 
 
 def _without_pages() -> int:
-    """The ring of a software counter: mapped like a device's registers, by page numbers only (VM_PFNMAP)."""
+    """The ring of a software counter: mapped like a device's registers, by page numbers only
+    (VM_PFNMAP).
+    """
     software, dummy = 1, 9
     attributes = struct.pack("<IIQ", software, 64, dummy).ljust(64, b"\0")
     number = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
@@ -252,7 +258,9 @@ CASES: dict[str, Case] = {
 
 
 def main() -> int:
-    """Ask the kernel: IOAS_MAP (or MAP_FILE) with the kernel's mock device attached pins at once."""
+    """Ask the kernel: IOAS_MAP (or MAP_FILE) with the kernel's mock device attached pins at
+    once.
+    """
     fd = os.open("/dev/iommu", os.O_RDWR)
 
     def call(nr: int, data: bytes) -> tuple[int, bytes]:

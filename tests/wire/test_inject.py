@@ -1,4 +1,6 @@
-"""Descriptors for clients, with real processes: C programs that know nothing of how they got them."""
+"""Descriptors for clients, with real processes: C programs that know nothing of how they
+got them.
+"""
 
 import functools
 import json
@@ -16,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from cuse_glue import mount
+from cuse_glue.mounts import mount
 from tests.support import PATIENCE, ROOT
 
 pytestmark = [
@@ -30,7 +32,8 @@ FLAGS = ["-std=gnu11", "-O1", "-g", "-pthread", "-Wall", "-Wextra", "-Werror"]
 COMPAT_FLAGS = ["-m32", "-O1", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-static", "-fno-pic",
                 "-fno-stack-protector", "-mregparm=0"]  # fmt: skip
 KILLS = 200
-LONGEST = 5_000_000  # microseconds that a bystander may wait for a reply, on a machine that is busy with other things
+# microseconds that a bystander may wait for a reply, on a machine that is busy with other things
+LONGEST = 5_000_000
 Start = Callable[..., "Server"]
 
 
@@ -143,12 +146,12 @@ def test_the_client_is_unharmed(server: Server) -> None:
         ("given", []),
         ("traced", ["why: EPERM: the client is traced by process"]),
         ("seccomp_given", []),
-        ("without_proc", ["why: ENOENT: the client cannot open /proc/thread-self/fd/3: No such file"]),
-        ("other_root", ["why: ENOENT: the client cannot open /proc/thread-self/fd/3: No such file"]),
+        ("without_proc", []),
+        ("other_root", []),
         ("mount_namespace", []),
         ("pid_namespace", []),
         ("user_namespace", []),
-        ("passed_on", ["why: EACCES: the client cannot open /proc/thread-self/fd/3: Permission denied"]),
+        ("passed_on", ["why: ENOMEM: the client has no descriptor free (RLIMIT_NOFILE)"]),
     ],
 )
 def test_in_special_places(server: Server, case: str, why: list[str]) -> None:
@@ -164,7 +167,9 @@ def test_a_descriptor_that_changes_under_the_ioctl(server: Server) -> None:
 
 
 def test_an_unprivileged_daemon(start: Start) -> None:
-    """As under `iommud run`: it cannot suspend a filter, and does not make a client do what its filter might kill it for."""
+    """As under `iommud run`: it cannot suspend a filter, and does not make a client do what its
+    filter might kill it for.
+    """
     server = start("--uid", "65534")
     server.run("inject_places", "given", user=65534)
     server.run("inject_places", "seccomp_refused", user=65534)
@@ -181,7 +186,9 @@ def test_another_users_client_of_an_unprivileged_daemon(start: Start) -> None:
 
 
 def test_a_filter_that_everybody_has(start: Start) -> None:
-    """In a container everybody lives under the same filter; nothing can be suspended, and nothing need be."""
+    """In a container everybody lives under the same filter; nothing can be suspended, and nothing
+    need be.
+    """
     container = ["unshare", "--pid", "--mount-proc", "--fork", build("inject_filtered")]
     server = start(prefix=container)
     enter = ["nsenter", f"--target={server.pid}", "--pid", "--mount", build("inject_filtered"), build("inject_places")]
@@ -191,7 +198,9 @@ def test_a_filter_that_everybody_has(start: Start) -> None:
 
 
 def test_a_filter_that_only_the_daemon_has(start: Start) -> None:
-    """A service manager's: it keeps us from suspending others, and theirs may be another one, which kills them."""
+    """A service manager's: it keeps us from suspending others, and theirs may be another one, which
+    kills them.
+    """
     server = start(prefix=[build("inject_filtered")])
     server.run("inject_places", "given")
     server.run("inject_places", "seccomp_refused")
@@ -225,8 +234,30 @@ def test_a_client_that_execs_meanwhile(server: Server) -> None:
     assert server.ask("inject_places", "exec_meanwhile", "60").returncode == 0
 
 
+def test_nothing_is_written_into_another_program(start: Start, open_directory: Path) -> None:
+    """While its leader is given a descriptor, another thread executes a program that has memory
+    where the leader's struct was.
+    """
+    there = open_directory / "there"
+    os.mkfifo(there)
+    server = start("--fill-waits-for", str(there))
+    program = build("inject_exec")
+    client = subprocess.Popen(
+        [program, server.path, str(there)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert client.stdout is not None
+    assert client.stdout.readline() == "another program\n"
+    assert server.process.stdout is not None
+    assert server.process.stdout.readline() == "why: ESRCH: the client ended while it was given a descriptor\n"
+    output, _ = client.communicate("\n", timeout=PATIENCE)
+    assert output == "nothing was written\n"
+    assert client.returncode == 0
+
+
 def test_clients_that_are_killed(server: Server) -> None:
-    """At moments that differ each time; nobody hangs, nobody else waits, nothing is left (the server's own count)."""
+    """At moments that differ each time; nobody hangs, nobody else waits, nothing is left (the
+    server's own count).
+    """
     chance = random.Random(1)
     watcher = subprocess.Popen(
         [build("inject_churn"), "--watch", server.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -1,4 +1,6 @@
-"""Large copies, which several threads share: what arrives, and what is said of a copy that stops on the way."""
+"""Large copies, which several threads share: what arrives, and what is said of a copy that stops on
+the way.
+"""
 
 import os
 import threading
@@ -6,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cuse_glue import raw_memory
+from cuse_glue.process import raw_memory
 
 PAGE = os.sysconf("SC_PAGESIZE")
 MOST = raw_memory.SHARE * raw_memory.MOST_SHARES

@@ -4,7 +4,7 @@ import mmap
 import os
 from pathlib import Path
 
-from cuse_glue import raw_memory
+from cuse_glue.process import raw_memory
 
 PAGE = mmap.PAGESIZE
 

@@ -1,13 +1,19 @@
-"""What stays when the client unmaps, executes another program or exits, and what is lost, and says so."""
+"""What stays when the client unmaps, executes another program or exits, and what is lost, and says
+so.
+"""
 
 import errno
 import mmap
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from cuse_glue import raw_memory
-from cuse_glue.source import Pin, Refused, Source, Sources
+from cuse_glue.errors import IoctlError
+from cuse_glue.pins.source import Pin, Source, Sources
+from cuse_glue.process import raw_memory
+from cuse_glue.request.caller import Caller
 from tests.support import PATIENCE
 
 from .conftest import Client
@@ -82,19 +88,18 @@ def test_private_memory_is_lost_with_a_sentence(kind: str, way: str, client: Cli
     assert read(pin) == PATTERN
     WAYS[way](client, length)
     for access in (lambda: read(pin), lambda: pin.write_from(0, memoryview(b"x"))):
-        with pytest.raises(Refused, match=f"process {client.pid} {SENTENCES[way]}") as caught:
+        with pytest.raises(IoctlError, match=f"process {client.pid} {SENTENCES[way]}") as caught:
             access()
         assert caught.value.errno == errno.EFAULT
     if way != "unmap":
-        with pytest.raises(Refused, match=SENTENCES[way]):
+        with pytest.raises(IoctlError, match=SENTENCES[way]):
             source.pin(client_address(pin), LENGTH, True)
     pin.close()
 
 
 def client_address(pin: Pin) -> int:
-    identity = pin.identity(0)
-    assert isinstance(identity, tuple)
-    return int(identity[2])  # after "private" and the address space
+    _, address = pin.identity(0)
+    return address
 
 
 def test_lost_in_part(client: Client, source: Source) -> None:
@@ -103,7 +108,7 @@ def test_lost_in_part(client: Client, source: Source) -> None:
     client.do("unmap(at + 2 * PAGE, PAGE)")
     assert read(pin, 0, 2 * PAGE) == PATTERN[: 2 * PAGE]
     assert read(pin, 3 * PAGE, PAGE) == PATTERN[3 * PAGE :]
-    with pytest.raises(Refused, match=f"unmapped the memory at {client.do('at + 2 * PAGE'):#x}"):
+    with pytest.raises(IoctlError, match=f"unmapped the memory at {client.do('at + 2 * PAGE'):#x}"):
         read(pin)
     pin.close()
 
@@ -119,9 +124,9 @@ def test_lost_in_part(client: Client, source: Source) -> None:
 def test_something_else_at_the_address(instead: str, client: Client, source: Source) -> None:
     pin = pinned(client, source, "anonymous(R | W)")
     client.do(instead)
-    with pytest.raises(Refused, match="mapped something else"):
+    with pytest.raises(IoctlError, match="mapped something else"):
         read(pin)
-    with pytest.raises(Refused, match="mapped something else"):
+    with pytest.raises(IoctlError, match="mapped something else"):
         pin.write_from(0, memoryview(b"x"))
     assert client.do("peek(at, 1)") == b"\0"
     pin.close()
@@ -131,7 +136,7 @@ def test_another_part_of_the_same_file(client: Client, source: Source) -> None:
     client.do("fd = memfd(8 * PAGE)")
     pin = pinned(client, source, "map_(4 * PAGE, R | W, PRIVATE, fd)")
     client.do("map_(4 * PAGE, R | W, PRIVATE | 0x10, fd, PAGE, address=at)")
-    with pytest.raises(Refused, match="mapped something else"):
+    with pytest.raises(IoctlError, match="mapped something else"):
         read(pin)
     pin.close()
 
@@ -140,13 +145,15 @@ def test_another_part_of_the_same_file(client: Client, source: Source) -> None:
     "how", ["advise(at + PAGE, PAGE, 4)", "map_(PAGE, R | W, PRIVATE | ANONYMOUS | 0x10, address=at + PAGE)"]
 )
 def test_pages_given_back(how: str, client: Client, source: Source) -> None:
-    """MADV_DONTNEED, or the same mapped anew: found out if we had been there, and the page not touched since."""
+    """MADV_DONTNEED, or the same mapped anew: found out if we had been there, and the page not
+    touched since.
+    """
     pin = pinned(client, source, "anonymous(R | W)")
     assert read(pin, PAGE + 5, 10) == PATTERN[PAGE + 5 : PAGE + 15]
     client.do(how)
-    with pytest.raises(Refused, match=f"given back or replaced the page at {client.do('at + PAGE'):#x}"):
+    with pytest.raises(IoctlError, match=f"given back or replaced the page at {client.do('at + PAGE'):#x}"):
         read(pin)
-    with pytest.raises(Refused, match="given back"):
+    with pytest.raises(IoctlError, match="given back"):
         pin.write_from(PAGE, memoryview(b"x"))
     assert read(pin, 2 * PAGE, PAGE) == PATTERN[2 * PAGE : 3 * PAGE]
     pin.close()
@@ -158,14 +165,16 @@ def test_one_page_of_many_given_back(client: Client, source: Source) -> None:
     assert read(pin, 0, 100 * PAGE)[:LENGTH] == PATTERN
     assert read(pin, 0, 256 * PAGE) == PATTERN + bytes(252 * PAGE)
     client.do("advise(at + 200 * PAGE, PAGE, 4)")
-    with pytest.raises(Refused, match=f"given back or replaced the page at {client.do('at + 200 * PAGE'):#x}"):
+    with pytest.raises(IoctlError, match=f"given back or replaced the page at {client.do('at + 200 * PAGE'):#x}"):
         read(pin, PAGE, 255 * PAGE)
     assert read(pin, 0, 200 * PAGE)[:LENGTH] == PATTERN
     pin.close()
 
 
 def test_no_false_alarm(client: Client, source: Source) -> None:
-    """What a healthy program does to its memory loses nothing: split, merge, fork, advise, swap out, untouched pages."""
+    """What a healthy program does to its memory loses nothing: split, merge, fork, advise, swap
+    out, untouched pages.
+    """
     client.do("at = anonymous(R | W, length=64 * PAGE)")
     at = client.do("at")
     pin = source.pin(at, 64 * PAGE, True)
@@ -179,7 +188,8 @@ def test_no_false_alarm(client: Client, source: Source) -> None:
     assert client.do("peek(at + 3 * PAGE, 3 * PAGE)") == b"x" * (3 * PAGE)
     child = client.do("os.fork() or os._exit(0)")
     client.do(f"os.waitpid({child}, 0)")
-    for advice in (mmap.MADV_RANDOM, mmap.MADV_WILLNEED, mmap.MADV_HUGEPAGE, 20, 21):  # and MADV_COLD, MADV_PAGEOUT
+    # and MADV_COLD, MADV_PAGEOUT
+    for advice in (mmap.MADV_RANDOM, mmap.MADV_WILLNEED, mmap.MADV_HUGEPAGE, 20, 21):
         client.do(f"advise(at, 64 * PAGE, {advice})")
     assert read(pin, 3 * PAGE, 3 * PAGE) == b"x" * (3 * PAGE)
     pin.write_from(0, memoryview(b"y" * (64 * PAGE)))
@@ -188,7 +198,9 @@ def test_no_false_alarm(client: Client, source: Source) -> None:
 
 
 def test_a_clean_page_of_a_file_may_go(client: Client, source: Source) -> None:
-    """The kernel takes it away when it needs memory, and reads it again; here the client gives it back."""
+    """The kernel takes it away when it needs memory, and reads it again; here the client gives it
+    back.
+    """
     client.do("fd = file(4 * PAGE)")
     client.do(f"os.pwrite(fd, bytes(range(256)) * {LENGTH // 256}, 0)")
     at = client.do("map_(4 * PAGE, R | W, PRIVATE, fd)")
@@ -217,54 +229,54 @@ BIG = 1 << 20
 
 
 def test_large_pieces_of_a_program_that_is_gone(client: Client, source: Source) -> None:
-    """The same number, the same addresses perhaps, another program: nothing of it is read or written."""
+    """The same number, the same addresses perhaps, another program: nothing of it is read or
+    written.
+    """
     client.do(f"at = anonymous(R | W, length={BIG})")
     pin = source.pin(client.do("at"), BIG, True)
     assert read(pin, 0, BIG) == bytes(BIG)
     execute(client, 0)
-    with pytest.raises(Refused, match="has executed another program"):
+    with pytest.raises(IoctlError, match="has executed another program"):
         read(pin, 0, BIG)
-    with pytest.raises(Refused, match="has executed another program"):
+    with pytest.raises(IoctlError, match="has executed another program"):
         pin.write_from(0, memoryview(bytes(BIG)))
     pin.close()
 
 
-def test_an_exec_in_the_middle_of_a_large_read(client: Client, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was read of the new program under the old number is not taken for the old one's memory."""
-    pin = pinned(client, source, f"anonymous(R | W, length={BIG})", BIG)
-
-    def read_process(tid: int, address: int, buffer: memoryview) -> int:
-        execute(client, 0)
-        return len(buffer)
-
-    monkeypatch.setattr(raw_memory, "read_process", read_process)
-    with pytest.raises(Refused, match="has executed another program"):
-        read(pin, 0, BIG)
-    pin.close()
-
-
-def test_an_untrusted_client_is_written_to_exactly(
+def test_numbers_are_used_while_their_thread_waits(
     client: Client, sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never by a thread's number (origin.py says why)."""
+    """For large pieces, which are twice as fast that way; never when it does not wait for us, or
+    not any more (address_space.py).
+    """
+    numbers: list[int] = []
+    moves = {name: getattr(raw_memory, name) for name in ("read_process", "write_process")}
 
-    def by_number(tid: int, address: int, data: object) -> int:
-        raise AssertionError("written by a thread's number")
+    def spy(name: str) -> Callable[..., int]:
+        def move(tid: Callable[[], int], *rest: Any) -> int:
+            numbers.append(tid())
+            done: int = moves[name](tid, *rest)
+            return done
 
-    monkeypatch.setattr(raw_memory, "write_process", by_number)
+        return move
+
+    for name in moves:
+        monkeypatch.setattr(raw_memory, name, spy(name))
     at = client.do(f"anonymous(R | W, length={BIG})")
-    for uid, exact in (1000, True), (0, False):
-        source = sources.address_space(client.caller(uid=uid))
-        source.hold()
+    waiting = Caller(client.pid, 0, 0, True)
+    callers = [client.caller(), waiting, waiting]
+    for caller, number in zip(callers, (0, client.pid, 0), strict=True):
+        source = sources.address_space(caller)
+        source.get()
         pin = source.pin(at, BIG, True)
-        if exact:
-            pin.write_from(0, memoryview(b"e" * BIG))
-            assert client.do(f"peek({at}, {BIG})") == b"e" * BIG
-        else:
-            with pytest.raises(AssertionError, match="by a thread's number"):
-                pin.write_from(0, memoryview(b"e" * BIG))
+        if number == 0:
+            caller.end()
+        pin.write_from(0, memoryview(b"e" * BIG))
+        assert read(pin, 0, BIG) == b"e" * BIG == client.do(f"peek({at}, {BIG})")
+        assert numbers == [number] * 2
+        numbers.clear()
         pin.close()
-        source.drop()
+        source.put()
 
 
 def test_truncated_under_us(client: Client, source: Source) -> None:
@@ -274,7 +286,7 @@ def test_truncated_under_us(client: Client, source: Source) -> None:
     client.do("os.ftruncate(fd, PAGE)")
     assert read(pin, 0, PAGE) == PATTERN[:PAGE]
     for access in (lambda: read(pin), lambda: pin.write_from(PAGE, memoryview(b"x"))):
-        with pytest.raises(Refused, match="byte 0x1000 of the file cannot be reached: its end is now at 0x1000"):
+        with pytest.raises(IoctlError, match="byte 0x1000 of the file cannot be reached: its end is now at 0x1000"):
             access()
     client.do("os.ftruncate(fd, 4 * PAGE)")
     assert read(pin) == PATTERN[:PAGE] + bytes(3 * PAGE)
@@ -287,7 +299,7 @@ def test_huge_pages_truncated_under_us(client: Client, source: Source) -> None:
     pin = pinned(client, source, f"map_({HUGE}, R | W, SHARED, fd)", HUGE)
     client.do("os.ftruncate(fd, 0)")
     for access in (lambda: read(pin), lambda: pin.write_from(0, memoryview(b"x"))):
-        with pytest.raises(Refused, match="its end is now at 0x0"):
+        with pytest.raises(IoctlError, match="its end is now at 0x0"):
             access()
     pin.close()
 
@@ -304,7 +316,7 @@ def test_truncated_all_the_time(client: Client, source: Source) -> None:
         for access in (lambda: read(pin, 0, BIG), lambda: pin.write_from(0, memoryview(bytes(BIG)))):
             try:
                 access()
-            except Refused as refusal:
+            except IoctlError as refusal:
                 refused += refusal.errno == errno.EFAULT
     assert refused >= 100
     client.do("leave()")
@@ -330,11 +342,11 @@ def test_sealed_for_writing_is_refused_while_pinned(client: Client, sources: Sou
     """As the kernel does for pinned pages."""
     fd = client.do("[fd := memfd(4 * PAGE, MFD | os.MFD_ALLOW_SEALING)]")[0]
     source = sources.file(client.caller(), fd)
-    source.hold()
+    source.get()
     pin = source.pin(0, LENGTH, True)
     seal = "__import__('fcntl').fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE)"
     with pytest.raises(AssertionError, match="busy"):
         client.do(seal)
     pin.close()
     assert client.do(seal) == 0
-    source.drop()
+    source.put()

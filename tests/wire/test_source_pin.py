@@ -4,13 +4,14 @@ import random
 
 import pytest
 
-from cuse_glue.source import Pin, Refused, Source, Sources
+from cuse_glue.errors import IoctlError
+from cuse_glue.pins.source import Pin, Source, Sources
 
 from .conftest import Client
 from .mappings import CASES, HUGE, PAGE
 
 
-def pin_case(name: str, client: Client, sources: Sources) -> tuple[Source, Pin | Refused, int]:
+def pin_case(name: str, client: Client, sources: Sources) -> tuple[Source, Pin | IoctlError, int]:
     """The pin or the refusal, and where the memory is; the source is held."""
     case = CASES[name]
     where = client.do(f"CASES[{name!r}].make()")
@@ -19,10 +20,10 @@ def pin_case(name: str, client: Client, sources: Sources) -> tuple[Source, Pin |
         where = case.start
     else:
         source = sources.address_space(client.caller())
-    source.hold()
+    source.get()
     try:
         return source, source.pin(where, case.length, case.writable), where
-    except Refused as refused:
+    except IoctlError as refused:
         return source, refused, where
 
 
@@ -30,13 +31,13 @@ def pin_case(name: str, client: Client, sources: Sources) -> tuple[Source, Pin |
 @pytest.mark.parametrize("name", CASES)
 def test_the_kernels_answer(name: str, client: Client, sources: Sources) -> None:
     source, got, _ = pin_case(name, client, sources)
-    if isinstance(got, Refused):
+    if isinstance(got, IoctlError):
         assert got.errno == CASES[name].expected, got.why
         assert got.why
     else:
         got.close()
         assert CASES[name].expected == 0
-    source.drop()
+    source.put()
 
 
 # Read-only for us although the kernel would write: see source.py.
@@ -55,7 +56,7 @@ def test_what_is_pinned_is_the_clients(name: str, client: Client, sources: Sourc
     assert pin.length == case.length
     got = memoryview(bytearray(case.length))
     if name in UNREADABLE:
-        with pytest.raises(Refused):
+        with pytest.raises(IoctlError):
             pin.read_into(0, got)
     elif case.writable and name not in SEALED:
         data = random.Random(1).randbytes(case.length - 100)
@@ -71,15 +72,17 @@ def test_what_is_pinned_is_the_clients(name: str, client: Client, sources: Sourc
         else:
             assert bytes(got) == client.do(f"peek({where}, {case.length})")
         if name in SEALED:
-            with pytest.raises(Refused, match="sealed"):
+            with pytest.raises(IoctlError, match="sealed"):
                 pin.write_from(0, memoryview(b"x"))
     pin.close()
-    source.drop()
+    source.put()
 
 
 @pytest.fixture
 def patchwork(client: Client) -> tuple[int, bytes]:
-    """Eight pages of one range: private, shared, a memfd from its second page on, and private again."""
+    """Eight pages of one range: private, shared, a memfd from its second page on, and private
+    again.
+    """
     at = client.do("at = anonymous(R | W, length=8 * PAGE)")
     at = client.do("at")
     client.do("map_(2 * PAGE, R | W, SHARED | ANONYMOUS | 0x10, address=at + 2 * PAGE)")
@@ -110,18 +113,20 @@ def test_half_a_pin_is_undone(patchwork: tuple[int, bytes], client: Client, sour
     """The sources fixture sees that no window and no descriptor stays."""
     at, _ = patchwork
     client.do("unmap(at + 7 * PAGE, PAGE)")
-    with pytest.raises(Refused, match=f"nothing is mapped at {at + 7 * PAGE:#x}"):
+    with pytest.raises(IoctlError, match=f"nothing is mapped at {at + 7 * PAGE:#x}"):
         source.pin(at, 8 * PAGE, True)
     source.pin(at, 7 * PAGE, True).close()
 
 
 def test_identity(client: Client, source: Source, sources: Sources) -> None:
-    """Two views of one memfd are the same pages, a private view is not; a copy in a forked child is not."""
+    """Two views of one memfd are the same pages, a private view is not; a copy in a forked child is
+    not.
+    """
     client.do("fd = memfd(8 * PAGE)")
     one, two = client.do("map_(4 * PAGE, R | W, SHARED, fd)"), client.do("map_(4 * PAGE, R, SHARED, fd, 2 * PAGE)")
     private, anonymous = client.do("map_(4 * PAGE, R | W, PRIVATE, fd)"), client.do("anonymous(R | W)")
     file = sources.file(client.caller(), client.do("fd"))
-    file.hold()
+    file.get()
     pins = [source.pin(at, 4 * PAGE, False) for at in (one, two, private, anonymous)]
     pins.append(file.pin(2 * PAGE, 4 * PAGE, True))
     pages = {(number, page): pin.identity(page * PAGE) for number, pin in enumerate(pins) for page in range(4)}
@@ -133,14 +138,14 @@ def test_identity(client: Client, source: Source, sources: Sources) -> None:
         for page in range(4):
             assert sources.page_identity(client.caller(), at + page * PAGE + 5) == pages[number, page]
     assert sources.page_identity(client.caller(), one, write=True) == pages[0, 0]
-    with pytest.raises(Refused):
+    with pytest.raises(IoctlError):
         sources.page_identity(client.caller(), two, write=True)
     client.do(f"unmap({anonymous}, PAGE)")
-    with pytest.raises(Refused):
+    with pytest.raises(IoctlError):
         sources.page_identity(client.caller(), anonymous)
     for pin in pins:
         pin.close()
-    file.drop()
+    file.put()
 
 
 def test_stretches(client: Client, source: Source) -> None:
@@ -150,11 +155,10 @@ def test_stretches(client: Client, source: Source) -> None:
     client.do(f"map_(PAGE, R | W, SHARED | 0x10, fd, 3 * PAGE, {start + 2 * PAGE})")  # MAP_FIXED
     pin = source.pin(start, 4 * PAGE, True)
     found = list(pin.stretches())
-    assert [stretch.length for stretch in found] == [2 * PAGE, PAGE, PAGE]
-    assert [stretch.identity for stretch in found] == [pin.identity(at * PAGE) for at in (0, 2, 3)]
-    assert {stretch.page_size for stretch in found} == {PAGE}
-    assert found[1].identity[0] == "file"
-    assert found[1].identity[-1] == 3 * PAGE
+    assert [length for _, _, length, _ in found] == [2 * PAGE, PAGE, PAGE]
+    assert [(memory, place) for memory, place, _, _ in found] == [pin.identity(at * PAGE) for at in (0, 2, 3)]
+    assert {page_size for _, _, _, page_size in found} == {PAGE}
+    assert found[1][1] == 3 * PAGE
     pin.close()
 
 
@@ -164,10 +168,10 @@ def test_stretches_of_huge_pages(name: str, client: Client, sources: Sources) ->
     source, pin, _ = pin_case(name, client, sources)
     assert isinstance(pin, Pin)
     [stretch] = pin.stretches()
-    assert stretch == (pin.identity(0), pin.length, HUGE)
-    assert stretch.identity[-1] % HUGE == 0
+    assert stretch == (*pin.identity(0), pin.length, HUGE)
+    assert stretch[1] % HUGE == 0
     pin.close()
-    source.drop()
+    source.put()
 
 
 def test_identity_of_a_forked_child(client: Client, sources: Sources, source: Source) -> None:
@@ -178,7 +182,7 @@ def test_identity_of_a_forked_child(client: Client, sources: Sources, source: So
     assert sources.page_identity(of_child, private) != sources.page_identity(client.caller(), private)
     assert sources.page_identity(of_child, shared) == sources.page_identity(client.caller(), shared)
     theirs = sources.address_space(of_child)
-    theirs.hold()
+    theirs.get()
     assert theirs.mm != source.mm
     client.do(f"poke({private}, b'parent')")
     pins = theirs.pin(private, PAGE, True), source.pin(private, PAGE, True)
@@ -191,7 +195,7 @@ def test_identity_of_a_forked_child(client: Client, sources: Sources, source: So
         pin.close()
     client.do(f"os.close({write})")
     client.do(f"os.waitpid({child}, 0)")
-    theirs.drop()
+    theirs.put()
 
 
 def test_a_million_pins_of_one_memfd_are_one_window(client: Client, source: Source) -> None:
@@ -209,11 +213,13 @@ def test_a_million_pins_of_one_memfd_are_one_window(client: Client, source: Sour
 
 @pytest.mark.usefixtures("huge_pages")
 def test_huge_pages_past_the_end_at_first(client: Client, sources: Sources) -> None:
-    """A file that grows after it was pinned is pinned in a second window; none of ours makes it grow."""
+    """A file that grows after it was pinned is pinned in a second window; none of ours makes it
+    grow.
+    """
     fd = client.do(f"fd = memfd({HUGE}, MFD | MFD_HUGETLB)")
     fd = client.do("fd")
     source = sources.file(client.caller(), fd)
-    source.hold()
+    source.get()
     first = source.pin(0, HUGE, True)
     assert client.do("os.fstat(fd).st_size") == HUGE
     client.do(f"os.ftruncate(fd, {3 * HUGE})")
@@ -225,4 +231,4 @@ def test_huge_pages_past_the_end_at_first(client: Client, sources: Sources) -> N
     assert client.do(f"os.pread(fd, 3, {3 * HUGE - 3})") == b"end"
     first.close()
     second.close()
-    source.drop()
+    source.put()

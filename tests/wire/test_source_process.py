@@ -1,4 +1,6 @@
-"""Threads of a client and of ours, the limits of a process, and memory as the process sees it now."""
+"""Threads of a client and of ours, the limits of a process, and memory as the process sees
+it now.
+"""
 
 import os
 import resource
@@ -7,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cuse_glue import vma
-from cuse_glue.source import Pin, Refused, Source, Sources
+from cuse_glue.errors import IoctlError
+from cuse_glue.pins.source import Pin, Source, Sources
+from cuse_glue.process import vma
 
 from .conftest import Client
 from .mappings import PAGE
@@ -27,7 +30,7 @@ def in_another_thread(client: Client, sources: Sources, text: str) -> tuple[Sour
     tid, at = client.do(f"thread({text!r})")
     assert tid != client.pid
     found = sources.address_space(client.caller(tid))
-    found.hold()
+    found.get()
     return found, at
 
 
@@ -46,7 +49,7 @@ def test_the_thread_that_mapped_is_gone(length: int, client: Client, sources: So
     assert of_main is source, "all threads of a process have one address space"
     more.close()
     pin.close()
-    source.drop()
+    source.put()
 
 
 @pytest.mark.usefixtures("kernel")
@@ -64,7 +67,7 @@ def test_the_first_thread_is_gone(client: Client, sources: Sources) -> None:
         assert read(pin, 0, BIG) == b"q" * BIG
         pin.close()
     assert source.alive()
-    source.drop()
+    source.put()
 
 
 def test_limits(client: Client, source: Source) -> None:
@@ -107,13 +110,13 @@ def test_read_and_write_now(client: Client, source: Source) -> None:
     assert got == b"across" == client.do("peek(at + PAGE - 2, 6)")
     client.do("protect(at + PAGE, PAGE, R)")
     source.read_now(at + PAGE - 2, memoryview(got))
-    with pytest.raises(Refused, match=f"{at + PAGE:#x} .* cannot be written"):
+    with pytest.raises(IoctlError, match=f"{at + PAGE:#x} .* cannot be written"):
         source.write_now(at + PAGE - 2, memoryview(b"across"))
     client.do("protect(at + PAGE, PAGE, NONE)")
-    with pytest.raises(Refused, match=f"{at + PAGE:#x} .* cannot be read"):
+    with pytest.raises(IoctlError, match=f"{at + PAGE:#x} .* cannot be read"):
         source.read_now(at + PAGE - 2, memoryview(got))
     client.end()
-    with pytest.raises(Refused, match="has exited"):
+    with pytest.raises(IoctlError, match="has exited"):
         source.read_now(at, memoryview(got))
 
 

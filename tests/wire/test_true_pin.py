@@ -1,4 +1,6 @@
-"""True pins of real processes, which are taken in hand wherever they are: what is held, what shows, and what is left of it afterwards."""
+"""True pins of real processes, which are taken in hand wherever they are: what is pinned, what
+shows, and what is left of it afterwards.
+"""
 
 import logging
 import os
@@ -13,14 +15,19 @@ from pathlib import Path
 import pytest
 import trio
 
-from cuse_glue import ptrace
-from cuse_glue.account import Account
-from cuse_glue.source import Pin, Refused, Source, Sources
+from cuse_glue.errors import IoctlError
+from cuse_glue.pins.account import of as account_of
+from cuse_glue.pins.source import Pin, Source, Sources
+from cuse_glue.request.caller import forget_threads
+from cuse_glue.tracing import ptrace
 
 from .conftest import Client, descriptors
 from .mappings import PAGE
 
-pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.skipif(ptrace.machine() is not ptrace.X86_64, reason="x86-64 only")]
+pytestmark = [
+    pytest.mark.usefixtures("root"),
+    pytest.mark.skipif(ptrace.machine() is not ptrace.X86_64, reason="x86-64 only"),
+]
 
 PAGES = 4
 LENGTH = PAGES * PAGE
@@ -56,13 +63,13 @@ class World:
 
     def source(self, client: Client) -> Source:
         source = self.sources.address_space(client.caller())
-        source.hold()
+        source.get()
         self.held.append(source)
         return source
 
     async def settle(self) -> None:
-        self.true_pins.released()
-        await self.true_pins.quiet()
+        self.true_pins.settle_soon()
+        await self.true_pins.wait_until_idle()
 
     async def pin(self, client: Client, text: str = "anonymous(R | W)", *, locked: bool = False) -> Pin:
         """Pin new memory of the client's, which is at `at` there and has the pattern."""
@@ -82,15 +89,18 @@ class World:
 
 @asynccontextmanager
 async def world() -> AsyncIterator[World]:
+    forget_threads()
     before = descriptors()
     made = World()
     yield made
     for source in made.held:
-        source.drop()
+        source.put()
     made.true_pins.close()
-    made.sources.close()
+    made.sources.forget_callers()
     # A memfd of ours stays, which counting needs.
-    assert [name for name in descriptors() if "iommud-pinned" not in name] == [name for name in before if "iommud-pinned" not in name]
+    assert [name for name in descriptors() if "iommud-pinned" not in name] == [
+        name for name in before if "iommud-pinned" not in name
+    ]
 
 
 def read(pin: Pin) -> bytes:
@@ -119,7 +129,9 @@ def leave(client: Client) -> None:
 
 
 @pytest.mark.parametrize("way", [unmap, replace, execute, leave])
-@pytest.mark.parametrize("text", ["anonymous(R | W)", "map_(4 * PAGE, R | W, PRIVATE, memfd(4 * PAGE))", "anonymous(R | W, SHARED)"])
+@pytest.mark.parametrize(
+    "text", ["anonymous(R | W)", "map_(4 * PAGE, R | W, PRIVATE, memfd(4 * PAGE))", "anonymous(R | W, SHARED)"]
+)
 async def test_it_stays(client: Client, text: str, way: object) -> None:
     async with world() as here:
         pin = await here.pin(client, text)
@@ -181,7 +193,7 @@ async def test_a_mapping_that_the_client_took_away_is_not_touched_again(client: 
         source = here.source(client)
         source.pinned(3, True)
         await here.settle()
-        account: Account = source.mm.account
+        account = account_of(source.mm)
         assert account.region is not None
         address, pages = account.region
         client.do(f"unmap({address}, {pages * PAGE})")
@@ -207,7 +219,7 @@ async def test_a_client_with_a_debugger_is_watched(client: Client, caplog: pytes
     attached, done = threading.Event(), threading.Event()
 
     def debug() -> None:
-        tracee = ptrace.Tracee(client.pid, ptrace.X86_64)
+        tracee = ptrace.Tracee(client.pid, ptrace.X86_64, client.caller().memory)
         attached.set()
         done.wait()
         tracee.interrupt()
@@ -224,7 +236,7 @@ async def test_a_client_with_a_debugger_is_watched(client: Client, caplog: pytes
         done.set()
         debugger.join()
         unmap(client)
-        with pytest.raises(Refused, match="has unmapped"):
+        with pytest.raises(IoctlError, match="has unmapped"):
             read(pin)
         assert status(client.pid, "VmPin") == 0
         await here.unpin(pin)
@@ -247,18 +259,18 @@ async def test_memory_that_is_not_writable_is_watched(client: Client) -> None:
         pin.read_into(0, memoryview(got))
         assert got == b"first"
         unmap(client)
-        with pytest.raises(Refused, match="has unmapped"):
+        with pytest.raises(IoctlError, match="has unmapped"):
             pin.read_into(0, memoryview(got))
         await here.unpin(pin)
 
 
-async def test_a_pin_that_is_closed_before_it_is_held(client: Client) -> None:
+async def test_a_pin_that_is_closed_before_it_is_truly_pinned(client: Client) -> None:
     async with world() as here:
         client.do("at = anonymous(R | W)")
         source = here.source(client)
         for _ in range(20):
             pin = source.pin(client.do("at"), LENGTH, True)
-            here.true_pins.released()
+            here.true_pins.settle_soon()
             pin.close()
         await here.settle()
         assert status(client.pid, "VmPin") == 0
@@ -273,11 +285,11 @@ async def test_clients_that_die_in_our_hands() -> None:
             source = here.source(client)
             pin = source.pin(client.do("at"), LENGTH, True)
             source.pinned(PAGES, True)
-            here.true_pins.released()
+            here.true_pins.settle_soon()
             killer = threading.Timer(rng.random() * 0.002, os.kill, (client.pid, signal.SIGKILL))
             killer.start()
             with trio.fail_after(20):
-                await here.true_pins.quiet()
+                await here.true_pins.wait_until_idle()
             killer.join()
             client.end()
             source.pinned(-PAGES, True)

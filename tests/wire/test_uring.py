@@ -1,4 +1,6 @@
-"""Rings: how many pages they are made to count, what stays in them, and what can be done with one that a client may still have."""
+"""Rings: how many pages they are made to count, what stays in them, and what can be done with one
+that a client may still have.
+"""
 
 import ctypes
 import mmap
@@ -10,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cuse_glue import uring
-from cuse_glue.pin_counter import DUMMY, Counter
-from cuse_glue.uring import Lost, Pipe, Shelf, Store
+from cuse_glue.pins import uring
+from cuse_glue.pins.pin_counter import DUMMY, Counter
+from cuse_glue.pins.uring import BufferRing, OwnRings, PinLost, Pipe
 
 from .conftest import descriptors
 
@@ -56,41 +58,42 @@ def test_any_number_of_pages_is_counted() -> None:
 
 
 def test_what_is_on_the_shelf_stays_when_it_is_unmapped() -> None:
-    shelf = Shelf()
+    rings = OwnRings()
     area, address = memory(LENGTH)
     data = random.Random(2).randbytes(LENGTH)
     area[:] = data
-    held = shelf.hold(address, LENGTH)
+    pinned = rings.pin(address, LENGTH)
     area.close()
     got = bytearray(LENGTH)
-    held.read(0, memoryview(got))
+    pinned.read(0, memoryview(got))
     assert got == data
     for at, length in (0, 1), (PAGE - 1, 2), (5, LENGTH - 9), (LENGTH - 1, 1), (3 * PAGE, PAGE):
         piece = random.Random(at).randbytes(length)
-        held.write(at, memoryview(piece))
+        pinned.write(at, memoryview(piece))
         data = data[:at] + piece + data[at + length :]
         back = bytearray(length)
-        held.read(at, memoryview(back))
+        pinned.read(at, memoryview(back))
         assert back == piece
-    held.read(0, memoryview(got))
+    pinned.read(0, memoryview(got))
     assert got == data
-    held.close()
-    shelf.close()
+    pinned.close()
+    rings.close()
 
 
-def test_memory_that_cannot_be_written_cannot_be_held_here() -> None:
-    shelf = Shelf()
-    area, address = memory(2 * PAGE)
+def test_memory_that_cannot_be_written_cannot_be_pinned_here() -> None:
+    rings = OwnRings()
+    area, address = memory(3 * PAGE)
     area[:] = b"x" * len(area)
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + 2 * PAGE), PAGE, mmap.PROT_READ) == 0
     for _ in range(3):
         with pytest.raises(OSError, match="Bad address"):
-            shelf.hold(address, 3 * PAGE)  # reaches beyond it
-    held = shelf.hold(address, 2 * PAGE)
+            rings.pin(address, 3 * PAGE)
+    pinned = rings.pin(address, 2 * PAGE)
     got = bytearray(2)
-    held.read(PAGE, memoryview(got))
+    pinned.read(PAGE, memoryview(got))
     assert got == b"xx"
-    held.close()
-    shelf.close()
+    pinned.close()
+    rings.close()
 
 
 @pytest.fixture
@@ -100,74 +103,74 @@ def pipe() -> Iterator[Pipe]:
     made.close()
 
 
-def filled(pipe: Pipe, count: int) -> tuple[Store, mmap.mmap, int]:
-    """A store with a page in each of its slots."""
-    store = Store(uring.setup(Store.ENTRIES, uring.R_DISABLED)[0], count)
+def filled(pipe: Pipe, count: int) -> tuple[BufferRing, mmap.mmap, int]:
+    """A ring with a page in each of its slots."""
+    ring = BufferRing(uring.setup(BufferRing.ENTRIES, uring.R_DISABLED)[0], count)
     area, address = memory(count * PAGE)
     for slot in range(count):
         area[slot * PAGE] = slot
-        store.put(slot, address + slot * PAGE, PAGE)
-    store.open(pipe)
-    return store, area, address
+        ring.fill(slot, address + slot * PAGE, PAGE)
+    ring.open(pipe)
+    return ring, area, address
 
 
 def test_a_ring_is_good_for_nothing_else(pipe: Pipe) -> None:
     """Whoever has a descriptor of it, and its queues mapped."""
-    store, _, address = filled(pipe, 1)
-    held = store.hold(address, [0])
+    ring, _, address = filled(pipe, 1)
+    pinned = ring.take(address, [0])
     file = os.memfd_create("target", os.MFD_CLOEXEC)
     with pytest.raises(OSError, match="Permission denied"):
-        uring.register(store.fd, uring._REGISTER_FILES, file.to_bytes(4, "little"), 1)
+        uring.register(ring.fd, uring._REGISTER_FILES, file.to_bytes(4, "little"), 1)
     with pytest.raises(OSError, match=r"File descriptor in bad state|Device or resource busy|Permission denied"):
-        uring.register(store.fd, uring._REGISTER_RESTRICTIONS, bytes(16), 1)
+        uring.register(ring.fd, uring._REGISTER_RESTRICTIONS, bytes(16), 1)
     for operation in 0, 1, 2, 18, 22, 23, 28:  # NOP, READV, WRITEV, OPENAT, READ, WRITE, OPENAT2
-        with pytest.raises(Lost, match="Permission denied"):
-            store._move(operation, 1, 0, address, 1)
-    with pytest.raises(Lost, match="Bad file descriptor"):
-        store._move(uring._WRITE_FIXED, 2, 0, address, 1)  # a third file there is not
+        with pytest.raises(PinLost, match="Permission denied"):
+            ring._move(operation, 1, 0, address, 1)
+    with pytest.raises(PinLost, match="Bad file descriptor"):
+        ring._move(uring._WRITE_FIXED, 2, 0, address, 1)  # a third file there is not
     normal, uring._FIXED_FILE = uring._FIXED_FILE, 0  # type: ignore[misc]
     try:
-        with pytest.raises(Lost, match="Permission denied"):
-            store._move(uring._WRITE_FIXED, file, 0, address, 1)  # by one of our descriptors
+        with pytest.raises(PinLost, match="Permission denied"):
+            ring._move(uring._WRITE_FIXED, file, 0, address, 1)  # by one of our descriptors
     finally:
         uring._FIXED_FILE = normal  # type: ignore[misc]
     assert os.fstat(file).st_size == 0
     os.close(file)
-    held.close()
+    pinned.close()
 
 
 def test_a_ring_that_is_not_new_is_refused(pipe: Pipe) -> None:
     """Somebody else was faster, and registered files or buffers of his own, or enabled it."""
     file = pipe.ends[0].to_bytes(4, "little")
     for operation, data, count in (uring._REGISTER_FILES, file, 1), (uring._REGISTER_ENABLE_RINGS, b"", 0):
-        store = Store(uring.setup(Store.ENTRIES, uring.R_DISABLED)[0], 1)
-        uring.register(store.fd, operation, data, count)
+        ring = BufferRing(uring.setup(BufferRing.ENTRIES, uring.R_DISABLED)[0], 1)
+        uring.register(ring.fd, operation, data, count)
         with pytest.raises(OSError):
-            store.open(pipe)
-        store.close()
-    fd, _ = uring.setup(Store.ENTRIES, uring.R_DISABLED)
-    Store(fd, 1)
+            ring.open(pipe)
+        ring.close()
+    fd, _ = uring.setup(BufferRing.ENTRIES, uring.R_DISABLED)
+    BufferRing(fd, 1)
     with pytest.raises(OSError, match="busy"):
-        Store(fd, 1)
+        BufferRing(fd, 1)
     os.close(fd)
 
 
 def test_what_was_taken_out_is_lost_and_the_rest_is_not(pipe: Pipe) -> None:
-    store, _, address = filled(pipe, 3)
-    held = [store.hold(address + slot * PAGE, [slot]) for slot in range(3)]
-    store.put(1, 0, 0)  # as a client could that kept the ring
+    ring, _, address = filled(pipe, 3)
+    pinned = [ring.take(address + slot * PAGE, [slot]) for slot in range(3)]
+    ring.fill(1, 0, 0)  # as a client could that kept the ring
     got = bytearray(1)
     for _ in range(3):
-        with pytest.raises(Lost, match="Bad address"):
-            held[1].read(0, memoryview(got))
-        with pytest.raises(Lost, match="Bad address"):
-            held[1].write(0, memoryview(b"x"))
-        held[2].read(0, memoryview(got))
+        with pytest.raises(PinLost, match="Bad address"):
+            pinned[1].read(0, memoryview(got))
+        with pytest.raises(PinLost, match="Bad address"):
+            pinned[1].write(0, memoryview(b"x"))
+        pinned[2].read(0, memoryview(got))
         assert got == b"\2"
-    store._head = store._head - 1 & 0xFFFF_FFFF  # as if somebody had put in an order of his own
-    with pytest.raises(Lost, match="does not leave it to us"):
-        held[0].read(0, memoryview(got))
-    for each in held:
+    ring._head = ring._head - 1 & 0xFFFF_FFFF  # as if somebody had put in an order of his own
+    with pytest.raises(PinLost, match="does not leave it to us"):
+        pinned[0].read(0, memoryview(got))
+    for each in pinned:
         each.close()
 
 

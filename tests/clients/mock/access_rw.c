@@ -40,6 +40,8 @@ static void order(void)
 	CHECK_ERR(EBADFD, call(fd, IOMMU_TEST_CMD, &cmd), "3. no access descriptor");
 	cmd.id = (uint32_t)access_fd;
 	CHECK_ERR(EFAULT, call(fd, IOMMU_TEST_CMD, &cmd), "4. a buffer that cannot be read");
+	*length = LARGEST_ACCESS;
+	CHECK_ERR(EFAULT, call(fd, IOMMU_TEST_CMD, &cmd), "   also a large one");
 	cmd.access_rw.uptr = (uintptr_t)buffer;
 	*length = 0;
 	CHECK_ERR(EINVAL, call(fd, IOMMU_TEST_CMD, &cmd), "5. length 0");

@@ -16,10 +16,16 @@ static bool mm_mode;
 #define LENGTH (PAGES * PAGE)
 #define MAPS 12
 
+/* Another process may have to be waited for: one that gets no processor cannot be stopped. */
 static void shows(pid_t pid, uint64_t pages, const char *when)
 {
+	uint64_t locked = mm_mode ? pages : 0;
+	int tries = pid == getpid() ? 0 : 2000;
+
+	while (tries-- && (status_pages(pid, "VmPin:") != pages || status_pages(pid, "VmLck:") != locked))
+		usleep(1000);
 	CHECK_EQ(status_pages(pid, "VmPin:"), pages, "VmPin: %s", when);
-	CHECK_EQ(status_pages(pid, "VmLck:"), mm_mode ? pages : 0, "VmLck: %s", when);
+	CHECK_EQ(status_pages(pid, "VmLck:"), locked, "VmLck: %s", when);
 }
 
 static void fresh(void)

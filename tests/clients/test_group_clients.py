@@ -1,0 +1,60 @@
+"""VFIO's groups, asked by C programs that print what they are answered: as Linux 7.3 answered them
+of QEMU's edus.
+
+expected/groups/ has what they printed there. groups and group_walk: in a machine of QEMU 7.2's with
+an emulated VT-d, and two functions of one slot, which are one group, and one alone: `-device edu
+-device edu,addr=0x13.0,multifunction=on -device edu,addr=0x13.1`. noiommu_group: in one without an
+IOMMU, with vfio.enable_unsafe_noiommu_mode=1. Both with vfio-pci.ids=1234:11e8.
+"""
+
+import subprocess
+
+import pytest
+
+from tests.support import AS_NOBODY, IOMMUD, PATIENCE
+
+from .build import build
+from .test_device_clients import EXPECTED, compare
+
+ADDRESSES = ("0000:e0:01.0", "0000:e0:02.0", "0000:e0:00.0")
+TWO_GROUPS = [
+    IOMMUD,
+    "run",
+    *(f"--device=edu,group={group},bdf={address}" for address, group in zip(ADDRESSES, (1, 1, 2), strict=True)),
+]
+WITHOUT_IOMMU = [IOMMUD, "run", "--device=edu,iommu=none"]
+ANSWERS = EXPECTED / "groups"
+# What all that `group_walk ... SEED 1000` was answered comes to there, as a checksum.
+LINUX_WALKED = {
+    1: "1c5370eb3c67f25d",
+    2: "a9efae4fb800fc6d",
+    3: "9dab1198d1ec98df",
+}
+
+
+def test_groups_are_as_on_linux() -> None:
+    compare([*TWO_GROUPS, "--"], "groups", *ADDRESSES, answers=ANSWERS)
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("watch", [[], ["--no-watch"]], ids=["watched", "traced"])
+def test_without_any_privilege(watch: list[str]) -> None:
+    """Descriptors of devices come by the watcher, or by ptrace. It sees a mapping of no range by
+    its mmap(2) only where it is watched.
+    """
+    command = [*AS_NOBODY, *TWO_GROUPS, *watch, "--", build("vfio/group_walk"), *ADDRESSES, "1", "300"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("root")
+def test_a_device_without_an_iommu_is_as_on_linux() -> None:
+    compare([*WITHOUT_IOMMU, "--"], "noiommu_group", ADDRESSES[2], answers=ANSWERS)
+
+
+@pytest.mark.parametrize("seed", LINUX_WALKED)
+def test_a_random_walk_is_answered_as_by_linux(seed: int) -> None:
+    """`group_walk ... SEED 1000 trace` prints each step, where one differs."""
+    command = [*TWO_GROUPS, "--", build("vfio/group_walk"), *ADDRESSES, str(seed), "1000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.stdout, done.stderr) == (f"seed {seed}, 1000 steps: {LINUX_WALKED[seed]}\n", "")

@@ -1,0 +1,1 @@
+"""Programs of others, unmodified, on an emulated device: `make clients`."""

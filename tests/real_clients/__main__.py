@@ -1,0 +1,192 @@
+"""`make clients`: programs of others, unmodified, on the emulated device edu, as root and as an
+ordinary user.
+
+Exit status: 0 all pass, 1 not, 77 they cannot be had on this machine (the last line on stderr says
+why).
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Final
+
+from tests.debian import NotHere
+from tests.kernel_selftest import source
+from tests.kernel_selftest.tap import Outcome, Result, parse
+from tests.support import AS_NOBODY, IOMMUD, ROOT
+
+from . import guest, qemu, selftests
+
+PLACE: Final = ROOT / "build" / "real_clients"
+BDF: Final = "0000:e0:00.0"
+SECONDS: Final = 180.0
+NOT_HERE: Final = 77
+# What each of the kernel's selftests says on edu, which has neither a reset nor MSI-X; the same on
+# Linux 7.3's own vfio-pci, with QEMU's edu behind an emulated VT-d.
+SKIPPED: Final = {
+    "vfio_pci_device_test.reset": "Device does not support reset",
+    "vfio_pci_irq_test.msix.enable_trigger_disable": "MSI-x: not supported",
+}
+NO_HUGE_PAGES: Final = "mmap() failed"
+MODELS: Final = {"vfio_pci_driver_test": "ioat"}  # that have a driver in the selftests; else edu
+LARGE: Final = ("vfio_pci_driver_test",)  # maps a GiB, which RLIMIT_MEMLOCK forbids an ordinary user
+# Of these only what is for iommufd's own interface.
+VARIANTS: Final = {
+    "vfio_dma_mapping_test": (
+        "iommufd",
+        "iommufd_anonymous",
+        "iommufd_anonymous_hugetlb_2mb",
+        "iommufd_anonymous_hugetlb_1gb",
+    ),
+    "vfio_dma_mapping_mmio_test": ("iommufd",),
+    "vfio_pci_device_init_perf_test": ("iommufd",),
+}
+# How a QEMU gets the device: keys of the device's, a shell's words with QEMU's command behind, and
+# options of iommud's.
+OPEN: Final = f"exec 9<>/dev/vfio/devices/$(ls /sys/bus/pci/devices/{BDF}/vfio-dev); "
+DEVICE: Final = 'exec "$@" -object iommufd,id=iommufd0 -device vfio-pci,id=edu,iommufd=iommufd0,'
+WAYS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
+    "fd=": ("", f"{OPEN}{DEVICE}fd=9", ()),
+    "fd=, its BAR not mapped": (",mmap=off", f"{OPEN}{DEVICE}fd=9", ()),
+    "host=": ("", f"{DEVICE}host={BDF}", ("--chardev",)),
+}
+
+
+Check = tuple[str, Callable[[], str]]  # gives what is worth to be said; AssertionError: it fails
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who runs it: `before` are the words before the command."""
+
+    name: str
+    before: Sequence[str]
+
+    def run(self, device: str, command: Sequence[str], *options: str) -> list[str]:
+        """`iommud run` with the device."""
+        return [*self.before, IOMMUD, "run", *options, "--device", device, "--", *command]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make clients", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("only", nargs="*", metavar="WORD", help="only the checks whose names have one of these words")
+    parser.add_argument("--times", type=int, default=1, help="each so often (default: 1)")
+    options = parser.parse_args()
+    passed = failed = 0
+    try:
+        for name, check in (*_kernels(), *_qemus()):
+            if options.only and not any(word in name for word in options.only):
+                continue
+            good = _repeat(name, check, options.times)
+            passed, failed = passed + good, failed + options.times - good
+    except NotHere as reason:
+        print(f"real clients: not run here: {reason}", file=sys.stderr)
+        return NOT_HERE
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+def _repeat(name: str, check: Callable[[], str], times: int) -> int:
+    """How often it passed. One line: what it said the last time; and one for each failure."""
+    began, good, said = time.monotonic(), 0, ""
+    for _ in range(times):
+        try:
+            said = check()
+        except (AssertionError, subprocess.TimeoutExpired, OSError) as failure:
+            print(f"FAIL {name}: {failure}", flush=True)
+        else:
+            good += 1
+    if good:
+        often = f", {good} of {times} times" if times > 1 else ""
+        seconds = (time.monotonic() - began) / times
+        print(f"ok   {name}{often} ({seconds:.1f} s){': ' if said else ''}{said}", flush=True)
+    return good
+
+
+def _users(*opened: str) -> Iterator[User]:
+    """`opened`: words by which nobody is let into more than the checkout."""
+    yield User("root" if os.geteuid() == 0 else "user", [])
+    if os.geteuid() == 0:
+        yield User("nobody", [*AS_NOBODY, *opened])
+
+
+def _kernels() -> Iterator[Check]:
+    tree = source.find()
+    PLACE.mkdir(parents=True, exist_ok=True)
+    programs = selftests.build(tree, PLACE / "selftests")
+    for user in _users():
+        for name, program in programs.items():
+            if name in LARGE and user.before:
+                continue
+            yield f"{name}, as {user.name}", partial(_selftest, user, program)
+
+
+def _selftest(user: User, program: Path) -> str:
+    only = [word for variant in VARIANTS.get(program.name, ()) for word in ("-v", variant)]
+    command = user.run(f"{MODELS.get(program.name, 'edu')},bdf={BDF}", [str(program), *only, BDF])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+    results = parse((0.0, line) for line in done.stdout.splitlines())
+    wrong = [
+        f"{each.name}: {each.outcome} {' '.join(each.said)}" for each in results.values() if not _is_as_expected(each)
+    ]
+    all_right = bool(results) and not wrong and not done.returncode
+    assert all_right, "\n".join([*wrong, done.stdout, done.stderr])
+    skipped = sum(each.outcome is Outcome.SKIP for each in results.values())
+    return f"{len(results)} of {len(results)}" + (f", {skipped} of them skipped by the test itself" if skipped else "")
+
+
+def _is_as_expected(result: Result) -> bool:
+    said = " ".join(result.said)
+    return result.outcome is Outcome.PASS or (
+        result.outcome is Outcome.SKIP and (said == SKIPPED.get(result.name) or said.startswith(NO_HUGE_PAGES))
+    )
+
+
+def _qemus() -> Iterator[Check]:
+    yield "guest on QEMU's own edu", lambda: _boot([*_machine(), "-device", "edu"])
+    for user in _users("--open", str(qemu.place())):
+        for way in WAYS:
+            name = f"QEMU by {way}, as {user.name}"
+            yield f"guest in {name}", partial(lambda user, way: _boot(_given(user, way)), user, way)
+            yield f"bus of {name}", partial(lambda user, way: _drive(_given(user, way)), user, way)
+
+
+@cache
+def _machine() -> list[str]:
+    """QEMU's command. It is looked for when it is needed; NotHere."""
+    found = qemu.find()
+    print(f"QEMU {found.version}", flush=True)
+    return [*found.command, *guest.MACHINE]
+
+
+def _given(user: User, way: str) -> list[str]:
+    """A QEMU that gets the device in one of WAYS."""
+    keys, script, options = WAYS[way]
+    return user.run(f"edu,bdf={BDF}{keys}", ["sh", "-ec", script, "sh", *_machine()], *options)
+
+
+def _boot(command: list[str]) -> str:
+    return guest.boot(command, _guest())[-1]
+
+
+@cache
+def _guest() -> Path:
+    return guest.build(PLACE / "guest")
+
+
+def _drive(command: list[str]) -> str:
+    with tempfile.TemporaryDirectory(prefix="iommud-test-") as name:
+        os.chmod(name, 0o755)
+        said = guest.drive(command, Path(name))
+    return f"{len(said)} lines of its own" if said else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
