@@ -4,28 +4,33 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 TESTS := $(VENV)/.stamp-tests
-CODE := iommud cuse_glue tests scripts/installer.py
+CODE := iommud cuse_glue tests tools scripts/installer.py scripts/lowest.py
+DEPENDENCIES = newest
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(filter lowest,$(DEPENDENCIES)),--constraint $(VENV)/lowest.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test lint kernel-selftest vm-test bench build install uninstall clean
+PURE := tests/engine tests/uapi tests/ops tests/file tests/selftest tests/cli tests/house tests/devices tests/pci
+
+.PHONY: help setup demo docs check test lint format kernel-selftest clients vm-test hostile soak bench build install uninstall clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(TESTS)  ## make .venv with the command .venv/bin/iommud (a second time takes no time)
+setup: $(TESTS)  ## make .venv with the command .venv/bin/iommud (DEPENDENCIES=lowest: with the oldest versions that pyproject.toml allows)
 
-$(STAMP): pyproject.toml scripts/need
+$(STAMP): pyproject.toml scripts/need scripts/lowest.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "iommud needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make setup PYTHON=/path/to/a/newer/python3" % v[:2])'
 	@scripts/need gcc libc6-dev
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || scripts/need python3-venv
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo 'iommud and what it needs go into $(VENV) ...'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python scripts/lowest.py >$(VENV)/lowest.txt
+	@$(PIP) --editable .
 	@touch $@
 
 $(TESTS): $(STAMP)
 	@echo 'what the tests need goes into $(VENV) ...'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@$(PIP) --editable '.[test]'
 	@touch $@
 
 demo: $(STAMP)  ## build a C program that knows nothing of iommud and show its ioctls
@@ -35,25 +40,49 @@ demo: $(STAMP)  ## build a C program that knows nothing of iommud and show its i
 	$(BIN)/iommud run --why -- build/demo
 
 docs: setup  ## docs/ioctls.md and completion/, from the code
-	$(BIN)/python -m tests.house.ioctl_table
-	$(BIN)/python -m tests.house.completion
+	$(BIN)/python -m tools.ioctl_table
+	$(BIN)/python -m tools.completion
 
 lint: setup  ## ruff and mypy --strict
+	$(BIN)/ruff format --check --quiet $(CODE) || { echo 'make format lays it out' >&2; exit 1; }
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy --strict $(CODE)
 
+format: setup  ## lay the code out
+	$(BIN)/ruff check --quiet --fix --select I $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+check: setup  ## in half a minute: lint, types, and the tests that need no device and few examples
+	@mkdir -p build
+	@$(BIN)/mypy --strict $(CODE) >build/mypy.out 2>&1 & \
+	$(BIN)/ruff format --check --quiet $(CODE) && $(BIN)/ruff check $(CODE); style=$$?; \
+	$(BIN)/python -m pytest -q --quick $(PURE); tests=$$?; \
+	wait $$!; types=$$?; \
+	cat build/mypy.out; \
+	test $$style = 0 -a $$tests = 0 -a $$types = 0
+
 test: lint  ## everything this machine can run: lint, the kernel's selftest, pytest
 	@scripts/need xz-utils || true
-	$(BIN)/python tests/kernel_selftest/run.py || test $$? = 77  # 77: not to be had here, and it has said why
-	$(BIN)/python tests/kernel_selftest/run.py --pin=watch || test $$? = 77
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m tests.everything
 
 kernel-selftest: setup  ## the kernel's own selftest of IOMMUFD, unmodified, against the list of expected failures
 	@scripts/need xz-utils || true
 	$(BIN)/python tests/kernel_selftest/run.py
 
+TIMES = 1
+ONLY =
+clients: setup  ## programs of others on an emulated device: QEMU, and the kernel's selftests of VFIO; part of `make test` (TIMES=20 ONLY=vfio_: the selftests 20 times)
+	$(BIN)/python -m tests.real_clients --times $(TIMES) $(ONLY)
+
 vm-test: setup  ## the character device (CUSE) in a virtual machine with Debian's stock kernel; part of `make test`
 	$(BIN)/python -m pytest -q tests/vm
+
+hostile: setup  ## every attack on `iommud serve` for a minute, and a table of what others felt of it; root, 45 minutes
+	$(BIN)/python -m tests.hostile
+
+COUNT = 10000000
+soak: setup  ## COUNT random ioctls by users of one `iommud serve`, while everything is killed at random; root, hours (COUNT=200000: minutes)
+	$(BIN)/python -m tests.soak --calls $(COUNT)
 
 bench: setup  ## round trips beside a C server that does nothing; writes build/bench.json
 	$(BIN)/python tests/bench/run.py

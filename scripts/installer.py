@@ -1,11 +1,13 @@
 """`make install` and `make uninstall`: files into place, and exactly those away again.
 
-The Makefile names the directories (GNU's variables) and builds what is installed: `build/app` is a directory with the packages iommud,
-cuse_glue and what they need, which a launcher puts on Python's path. So no other Python program sees them, and none of its packages
-disturb us. What is installed is written down in `pkglibdir/installed.json`, without DESTDIR, so that a package can be made of it; uninstall
-goes by that list alone. A second install begins with taking the first away.
+The Makefile names the directories (GNU's variables) and builds what is installed: `build/app` is a
+directory with the packages iommud, cuse_glue and what they need, which a launcher puts on Python's
+path. So no other Python program sees them, and none of its packages disturb us. What is installed
+is written down in `pkglibdir/installed.json`, without DESTDIR, so that a package can be made of it;
+uninstall goes by that list alone. A second install begins with taking the first away.
 
-A configuration file is the administrator's as soon as it is changed: then neither of the two touches it.
+A configuration file is the administrator's as soon as it is changed: then neither of the two
+touches it.
 """
 
 import argparse
@@ -31,7 +33,7 @@ import sys
 
 sys.path.insert(0, "@pkglibdir@")
 
-from iommud.cli import main
+from iommud.commands.cli import main
 
 main()
 """
@@ -52,7 +54,8 @@ class Tree:
         except FileNotFoundError:
             known = {"files": [], "directories": [], "configuration": {}}
         self.files: list[str] = known["files"]
-        self.directories: list[str] = known["directories"]  # that were made for them, each after the one it is in
+        # that were made for them, each after the one it is in
+        self.directories: list[str] = known["directories"]
         self.configuration: dict[str, str] = known["configuration"]  # path: sha256
 
     def real(self, path: Path) -> Path:
@@ -94,7 +97,9 @@ class Tree:
         self.real(self.list_path).write_text(json.dumps(content, indent=1) + "\n")
 
     def clear(self) -> None:
-        """Take all of it away, with what Python has compiled meanwhile, and the directories that were made, if they are empty."""
+        """Take all of it away, with what Python has compiled meanwhile, and the directories that
+        were made, if they are empty.
+        """
         for name, digest in self.configuration.items():
             real = self.real(Path(name))
             if real.exists() and hashlib.sha256(real.read_bytes()).hexdigest() == digest:

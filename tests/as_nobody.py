@@ -1,7 +1,9 @@
-"""`as_nobody.py [--closed-fuse [--first SCRIPT]] [--hide DIRECTORY] COMMAND...` as root: run it as the user nobody, on a machine that
-lets everybody use /dev/fuse. --closed-fuse: on one that does not, but for what root does there first. --hide: DIRECTORY is empty there.
+"""`as_nobody.py [OPTION...] COMMAND...` as root: run it as the user nobody, on a machine that lets
+everybody use /dev/fuse. --closed-fuse: on one that does not, but for what root does there first
+(--first SCRIPT). --hide DIRECTORY: it is empty there. --open DIRECTORY: nobody may look into it.
 
-What nobody is not let into (a Python below /root) is opened up in a private mount namespace; the machine stays as it is.
+What nobody is not let into (a Python below /root) is opened up in a private mount namespace; the
+machine stays as it is.
 """
 
 import argparse
@@ -14,23 +16,28 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cuse_glue import libc  # noqa: E402  (a script has to say first where the packages are)
+from cuse_glue.system import libc  # noqa: E402  (a script has to say first where the packages are)
 
 NOBODY = 65534
 MS_PRIVATE = 1 << 18
 FUSE = os.makedev(10, 229)
 
 
-def open_up(path: Path) -> None:
-    """Lay a tmpfs over the first directory above `path` that others may not search, with nothing but `path` in it."""
-    closed = [above for above in reversed(path.parents) if not above.stat().st_mode & stat.S_IXOTH]
-    if not closed:
-        return
-    old = os.open(path, os.O_PATH)
-    libc.mount("open", str(closed[0]), "tmpfs", 0, "mode=0755")
-    path.mkdir(parents=True)
-    libc.mount(f"/proc/self/fd/{old}", str(path), None, libc.MS_BIND | libc.MS_REC)
-    os.close(old)
+def open_up(paths: list[Path]) -> None:
+    """Lay a tmpfs over each first directory above one of the paths that others may not search,
+    with nothing in it but those paths.
+    """
+    closed = {}
+    for path in paths:
+        above = [each for each in reversed(path.parents) if not each.stat().st_mode & stat.S_IXOTH]
+        if above:
+            closed[path] = os.open(path, os.O_PATH), above[0]
+    for directory in {directory for _, directory in closed.values()}:
+        libc.mount("open", str(directory), "tmpfs", 0, "mode=0755")
+    for path, (old, _) in closed.items():
+        path.mkdir(parents=True, exist_ok=True)
+        libc.mount(f"/proc/self/fd/{old}", str(path), None, libc.MS_BIND | libc.MS_REC)
+        os.close(old)
 
 
 def main() -> None:
@@ -39,13 +46,13 @@ def main() -> None:
     parser.add_argument("--closed-fuse", action="store_true")
     parser.add_argument("--first")
     parser.add_argument("--hide")
+    parser.add_argument("--open", action="append", default=[], type=Path)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     os.umask(0)
     libc.unshare(libc.CLONE_NEWNS)
     libc.mount(None, "/", None, libc.MS_REC | MS_PRIVATE)
-    for path in dict.fromkeys((Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), ROOT)):
-        open_up(path)
+    open_up([Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), ROOT, *arguments.open])
     place = "/dev/shm/iommud-test-fuse"
     libc.mount("open", "/dev/shm", "tmpfs", 0, "mode=1777")
     os.mknod(place, stat.S_IFCHR | (0o600 if arguments.closed_fuse else 0o666), FUSE)

@@ -8,8 +8,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import settings
 
+from tests.examples import QUICK, WHOLE
 from tests.support import ROOT, make
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick", action="store_true", help="a tenth of hypothesis's examples, and nothing that is marked slow"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile(QUICK if config.getoption("--quick") else WHOLE)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--quick"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 @pytest.fixture

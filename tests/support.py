@@ -1,4 +1,6 @@
-"""What the tests of whole processes share: the command, other users' eyes, and ways to wait that are not sleeps."""
+"""What the tests of whole processes share: the command, other users' eyes, and ways to wait that
+are not sleeps.
+"""
 
 import os
 import select
@@ -7,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from cuse_glue import ptrace
+from cuse_glue.tracing import ptrace
 
 ROOT = Path(__file__).resolve().parent.parent
 IOMMUD = str(Path(sys.executable).parent / "iommud")
@@ -48,7 +50,9 @@ def processes_with(marker: str) -> set[int]:
 
 
 def daemon_and_watcher(marker: str, program: int) -> tuple[int, int]:
-    """The two processes that `iommud run` has beside the program, which was started with `marker` in its environment."""
+    """The two processes that `iommud run` has beside the program, which was started with `marker`
+    in its environment.
+    """
     rest = processes_with(marker) - {program}
     (watcher,) = (pid for pid in rest if Path("/proc", str(pid), "comm").read_text() == "iommud-watch\n")
     (daemon,) = rest - {watcher}
@@ -56,12 +60,15 @@ def daemon_and_watcher(marker: str, program: int) -> tuple[int, int]:
 
 
 def wait_for_call(pid: int, number: int, second: int | None = None) -> None:
-    """Return when the process waits in the system call with this number (and this second argument)."""
+    """Return when a thread of the process waits in the system call with this number (and this
+    second argument).
+    """
     deadline = time.monotonic() + PATIENCE
     while True:
-        call = ptrace.blocked_call(pid)
-        if call is not None and call[0] == number and second in (None, call[2]):
-            return
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            call = ptrace.blocked_call(int(tid))
+            if call is not None and call[0] == number and second in (None, call[2]):
+                return
         assert time.monotonic() < deadline, f"process {pid} made no call {number} in {PATIENCE} s"
 
 
@@ -73,6 +80,8 @@ def mounts_at(path: str) -> list[str]:
 
 def make(target: str, *variables: str) -> subprocess.CompletedProcess[str]:
     """`make TARGET VARIABLE=VALUE...`, whatever the make that runs the tests was given."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
     command = ["make", "--no-print-directory", "-C", str(ROOT), target, *variables]
     return subprocess.run(command, env=environment, capture_output=True, text=True)

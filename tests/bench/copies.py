@@ -1,10 +1,13 @@
-"""Copies through an access, beside memcpy of the same size between memory of the same kinds, in turns.
+"""Copies through an access, beside memcpy of the same size between memory of the same kinds, in
+turns.
 
-`by_engine`: what an emulated device in the server gets: engine.access in this process, on the memory of a real client. The memory is held
-(a page table stands on the IOAS, as when another device is attached) or only remembered.
-`by_ioctl`: what the client gets that asks for the copy itself, with ACCESS_RW of the mock, which takes 16 MiB at most.
+`by_engine`: an emulated device in the server: engine.device.access in this process, on the memory
+of a real client. The memory is held (a page table stands on the IOAS, as when another device is
+attached) or only remembered. `by_ioctl`: what the client gets that asks for the copy itself, with
+ACCESS_RW of the mock, which takes 16 MiB at most.
 
-Figures are bandwidths, so here a larger ratio is the better one. All memory was written to before; the buffers are private memory.
+Figures are bandwidths, so here a larger ratio is the better one. All memory was written to before;
+the buffers are private memory.
 """
 
 from __future__ import annotations
@@ -20,15 +23,16 @@ from typing import Final
 import cffi
 import trio
 
-from cuse_glue import raw_memory
-from cuse_glue.caller import Caller
-from iommud.engine import access as accesses
-from iommud.engine.access import Access
-from iommud.engine.context import Context
-from iommud.engine.domain import Domain
-from iommud.engine.ioas import Ioas
-from iommud.engine.pages import PAGE_SIZE, AccountMode, user_slice
-from iommud.ops.origins import ProcessOrigins
+from cuse_glue.pins.source import Sources
+from cuse_glue.process import raw_memory
+from cuse_glue.request.caller import Caller
+from iommud.engine.device import access as accesses
+from iommud.engine.device.access import Access
+from iommud.engine.device.context import Context
+from iommud.engine.mapping.domain import Domain
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.memory.origin import PAGE_SIZE, AccountMode
+from iommud.engine.memory.pages import user_slice
 from tests.bench.rig import KINDS, MIB, PRIVATE, SHARED, Bench, Effort, Row, Verdict, in_turns, size
 from tests.bench.servers import Client
 
@@ -60,14 +64,16 @@ class Engine:
         self.ioas = Ioas(self._context.host)
         self._context.objects.reserve(self.ioas)
         self._context.objects.publish(self.ioas)
-        self._origins = ProcessOrigins()
+        self._origins = Sources()
         self.access: Access = accesses.create(self._context, _Driver())
         trio.run(self.access.attach, self.ioas.id)
 
     @contextmanager
     def mapped(self, client: Client, address: int, length: int) -> Iterator[int]:
         """Map the client's memory; its IOVA."""
-        origin = self._origins.address_space(Caller(client.pid, os.geteuid(), os.getegid()))
+        # As a client that waits in its call while a device works for it: it cannot execute another
+        # program.
+        origin = self._origins.address_space(Caller(client.pid, os.geteuid(), os.getegid(), True))
         part = user_slice(origin, address, length, writable=True, account_mode=AccountMode.NONE)
         iova = self.ioas.iopt.map([part], length, None, _PROT)
         yield iova
@@ -75,7 +81,7 @@ class Engine:
 
     @contextmanager
     def state(self, state: str) -> Iterator[None]:
-        domain = Domain(self, PAGE_SIZE)
+        domain = Domain(PAGE_SIZE)
         if state == HELD:
             for _ in self.ioas.iopt.add_domain(domain):
                 pass
@@ -85,12 +91,12 @@ class Engine:
 
     def close(self) -> None:
         self.access.release()
-        self._context.release()
+        self._context.put()
         self._origins.forget_callers()
 
 
 def by_engine(bench: Bench) -> Iterator[Row]:
-    client = bench.client("memory")
+    client = bench.alone("memory")
     engine = Engine()
     bench.stack.callback(engine.close)
     largest = bench.effort.copies[-1]
@@ -110,11 +116,15 @@ def by_engine(bench: Bench) -> Iterator[Row]:
                             ours = partial(_bandwidth, partial(copy, iova, part), length, repeat)
                             peer = partial(_ffi.memmove, _ffi.from_buffer(to), _ffi.from_buffer(source), length)
                             theirs = partial(_bandwidth, peer, length, repeat)
-                            yield Row(name(direction, length, kind, state), "GB/s", *in_turns(bench.effort.batches, ours, theirs))
+                            yield Row(
+                                name(direction, length, kind, state),
+                                "GB/s",
+                                *in_turns(bench.effort.batches, ours, theirs),
+                            )
 
 
 def by_ioctl(bench: Bench) -> Iterator[Row]:
-    client = bench.client("memory", bench.serve("mock", "copies"))
+    client = bench.run("memory", mock=True)
     workloads = {READ: ("read", "memcpy_from"), WRITE: ("write", "memcpy_to")}
 
     def once(workload: str, length: int, repeat: int) -> float:

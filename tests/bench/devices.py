@@ -1,7 +1,9 @@
-"""MAP+UNMAP while a mock device is attached, so that all of the memory is pinned: what it costs must follow mappings, not pages.
+"""MAP+UNMAP while a mock device is attached, so that all of the memory is pinned: what it costs
+must follow mappings, not pages.
 
-The client's memory is one mapping, every page of which was written to. The peer of a larger size is 4 KiB (the first of the same memory,
-in the same server, in turns). What a user may not lock (RLIMIT_MEMLOCK; root may lock all) is left out.
+The client's memory is one mapping, every page of which was written to. The peer of a larger size is
+4 KiB (the first of the same memory, in the same server, in turns). What a user may not lock
+(RLIMIT_MEMLOCK; root may lock all) is left out.
 """
 
 from __future__ import annotations
@@ -13,15 +15,18 @@ from resource import RLIM_INFINITY, RLIMIT_MEMLOCK, getrlimit
 
 from tests.bench.rig import KINDS, ONE_CORE, Bench, Effort, Row, Verdict, in_turns, size
 
-REPEAT = 5  # in a batch, of which there are MORE times as many: a shared machine takes a processor away for milliseconds
+REPEAT = (
+    # in a batch, of which there are MORE times as many: a shared machine takes a processor away for
+    # milliseconds
+    5
+)
 MORE = 4
 
 
 def mapped(bench: Bench) -> Iterator[Row]:
-    server = bench.serve("mock", "mock")
-    client = bench.client("memory", server)
-    bench.place(ONE_CORE, client, server)
+    client = bench.run("memory", mock=True)
     client.ask("attach")
+    bench.place(ONE_CORE, client)
     lengths = sizes(bench.effort)
     smallest = lengths[0]
 

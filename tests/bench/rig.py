@@ -1,4 +1,6 @@
-"""What every part of the benchmark stands on: how much to measure, the rows and verdicts that come of it, the servers and clients."""
+"""What every part of the benchmark stands on: how much to measure, the rows and verdicts that come
+of it, the servers and clients.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,15 @@ from tests.bench.servers import Client, Server, Stop
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "bench"
+DEVICE = Path("/dev/iommu")
+VFIO_DEVICE = Path("/dev/vfio/devices/vfio0")
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PRIVATE, SHARED = KINDS = "private", "shared"  # memory that only its process has, and a memfd's
 
-# Unpinned, the scheduler keeps client and server together or apart for seconds at a time, as luck has it, which can put
-# a factor of six between two servers that are the same. So both are measured on purpose as well.
+# Unpinned, the scheduler keeps client and server together or apart for seconds at a time, as luck
+# has it, which can put a factor of six between two servers that are the same. So both are measured
+# on purpose as well.
 UNPINNED, ONE_CORE, TWO_CORES = "unpinned", "one core", "two cores"
 PLACEMENTS = [UNPINNED, ONE_CORE, TWO_CORES] if len(os.sched_getaffinity(0)) > 1 else [UNPINNED, ONE_CORE]
 
@@ -118,40 +123,55 @@ class Bench:
         self._stop = stop
         places = stack.enter_context(tempfile.TemporaryDirectory(prefix="iommud-bench-"))
         self._places = Path(places).resolve()  # as in the table of mounts
-        self._commands = {
-            "iommud": [*iommud, "serve", "--fuse"],
-            "mock": [*iommud, "serve", "--mock", "--fuse"],
-            "peer": [str(build("peer", "fuse3"))],
-        }
+        self._iommud = iommud
 
-    def serve(self, kind: str, name: str) -> Server:
-        """A server of the kind "iommud", "mock" (iommud with mock devices) or "peer" (peer.c), whose file is called `name`."""
+    def serve(self) -> Server:
+        """An `iommud serve`."""
+        return self._server([*self._iommud, "serve", "--fuse"], self._places / "serve")
+
+    def peer(self, program: str = "peer") -> Server:
+        """The C server `program`.c."""
+        place = self._places / program
+        place.touch()  # iommud makes and removes its own
+        return self._server([str(build(program, "fuse3"))], place)
+
+    def _server(self, command: Sequence[str], place: Path) -> Server:
         with self._stop.held():
-            place = self._places / name
-            if kind == "peer":
-                place.touch()  # iommud makes and removes its own
-            server = Server(self._commands[kind], place)
+            server = Server(command, place)
             self.stack.callback(server.stop)
         server.wait_mounted()
         return server
 
-    def client(self, program: str, *servers: Server) -> Client:
-        """`program`.c, which opens the files of `servers`."""
+    def run(self, program: str, *servers: Server, mock: bool = False, device: str | None = None) -> Client:
+        """`program`.c as `iommud run` starts it: it opens /dev/iommu (with `mock`, one that has
+        mock devices), VFIO's file of a `device`, and the servers' files.
+        """
+        options = [*(["--mock"] if mock else []), *(["--device", device] if device else [])]
+        files = [DEVICE, *([VFIO_DEVICE] if device else []), *(server.path for server in servers)]
+        return self._client(program, files, [*self._iommud, "run", *options, "--"])
+
+    def alone(self, program: str) -> Client:
+        """`program`.c, which opens nothing."""
+        return self._client(program, [], [])
+
+    def _client(self, program: str, files: Sequence[Path], prefix: Sequence[str]) -> Client:
         built = build(program)
         with self._stop.held():
-            client = Client(built, servers)
+            client = Client(built, files, prefix)
             self.stack.callback(client.stop)
         return client
 
     def place(self, placement: str, client: Client, *servers: Server) -> None:
-        """Put the client and the servers where the `placement` of PLACEMENTS says."""
+        """Put the client where the `placement` of PLACEMENTS says, and the servers, and what
+        `iommud run` has beside it.
+        """
         cpus = sorted(os.sched_getaffinity(0))
         theirs = cpus if placement == UNPINNED else cpus[:1]
         ours = cpus[1:2] if placement == TWO_CORES else theirs
-        pids = [(client.pid, ours), *((pid, theirs) for server in servers for pid in server.processes())]
-        for pid, allowed in pids:
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                with suppress(ProcessLookupError):
+        daemons = [*client.daemons(), *(pid for server in servers for pid in server.processes())]
+        for pid, allowed in [(client.pid, ours), *((pid, theirs) for pid in daemons)]:
+            with suppress(FileNotFoundError, ProcessLookupError):
+                for task in Path(f"/proc/{pid}/task").iterdir():
                     os.sched_setaffinity(int(task.name), allowed)
 
 

@@ -1,4 +1,6 @@
-"""The processes of a benchmark: servers that mount a file, clients that do as they are told, and how none is left behind."""
+"""The processes of a benchmark: servers that mount a file, clients that do as they are told, and
+how none is left behind.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,9 +22,11 @@ class BenchError(Exception):
 
 
 class Stop:
-    """SIGINT and SIGTERM end the run through SystemExit, so that everything is cleaned up, and never twice.
+    """SIGINT and SIGTERM end the run through SystemExit, so that everything is cleaned up, and
+    never twice.
 
-    They wait while `held`: a process that was just made is not lost between its fork and its place in the ExitStack.
+    They wait while `held`: a process that was just made is not lost between its fork and its place
+    in the ExitStack.
     """
 
     def __init__(self) -> None:
@@ -50,7 +55,8 @@ class Server:
 
     def __init__(self, command: Sequence[str], path: Path) -> None:
         self.path = path
-        # A process group of its own: ^C reaches this script only, which ends the client before the server.
+        # A process group of its own: ^C reaches this script only, which ends the client before the
+        # server.
         self._command = [*command, str(path)]
         self._log = path.with_suffix(".log")
         with self._log.open("w") as log:
@@ -59,7 +65,9 @@ class Server:
             )
 
     def wait_mounted(self, timeout: float = 30.0) -> None:
-        """Wait `timeout` seconds at most until the file is served; the kernel tells of each change of the mounts."""
+        """Wait `timeout` seconds at most until the file is served; the kernel tells of each change
+        of the mounts.
+        """
         ended = os.pidfd_open(self._process.pid)
         try:
             with Path("/proc/self/mountinfo").open() as mounts:
@@ -87,14 +95,10 @@ class Server:
                     found += map(int, children.read_text().split())
         return found
 
-    def dirty(self) -> int:
-        """Bytes of memory that nobody else shares and that were written to."""
-        rollups = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.processes())
-        lines = (line for rollup in rollups for line in rollup.splitlines())
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_Dirty:"))
-
     def stop(self) -> None:
-        """End the server, and its mount even if it left that behind; show what it said if it did not end well."""
+        """End the server, and its mount even if it left that behind; show what it said if it did
+        not end well.
+        """
         self._process.terminate()
         try:
             self._process.wait(30)
@@ -112,14 +116,36 @@ class Server:
 
 
 class Client:
-    """client.c: one process that has each server's file open, and does what it is asked."""
+    """client.c: one process that has each of `files` open, and does what it is asked. `prefix`:
+    what its command begins with.
+    """
 
-    def __init__(self, program: Path, servers: Sequence[Server]) -> None:
-        command = [str(program), *(str(server.path) for server in servers)]
+    def __init__(self, program: Path, files: Sequence[Path], prefix: Sequence[str] = ()) -> None:
+        self._mark = f"IOMMUD_BENCH={uuid.uuid4()}"
+        command = [*prefix, str(program), *map(str, files)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, process_group=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            process_group=0,
+            env=os.environ | dict([self._mark.split("=")]),
         )
         self.pid = self._process.pid
+
+    def daemons(self) -> list[int]:
+        """The processes of the `iommud run` that it was started by."""
+        found = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if self._mark.encode() in environ.read_bytes().split(b"\0") and int(environ.parent.name) != self.pid:
+                    found.append(int(environ.parent.name))
+        return found
+
+    def dirty(self) -> int:
+        """Bytes of memory that they do not share and that were written to."""
+        return dirty(self.daemons())
 
     def ask(self, *words: str | int) -> int:
         """One command of client.c; nanoseconds."""
@@ -133,10 +159,27 @@ class Client:
         return int(answer)
 
     def stop(self) -> None:
+        daemons = self.daemons()
         self._process.kill()
-        with suppress(subprocess.TimeoutExpired):  # held by a server that does not answer: ends with that server
+        # held by a server that does not answer: ends with that server
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()
+        for pid in daemons:  # they end by themselves
+            with suppress(ProcessLookupError):
+                ended = os.pidfd_open(pid)
+                poll = select.poll()
+                poll.register(ended, select.POLLIN)
+                if not poll.poll(10_000):
+                    print(f"bench: process {pid} of iommud run outlived its program by 10 s", file=sys.stderr)
+                os.close(ended)
+
+
+def dirty(pids: Sequence[int]) -> int:
+    """Bytes of memory that none of the processes shares and that were written to."""
+    rollups = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids)
+    lines = (line for rollup in rollups for line in rollup.splitlines())
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_Dirty:"))

@@ -1,6 +1,8 @@
-"""Page tables: what is dirty in one, a nested one's invalidation, and how long it takes to fill one. Nothing to compare them with.
+"""Page tables: what is dirty in one, a nested one's invalidation, and how long it takes to fill
+one. Nothing to compare them with.
 
-What is dirty is read and cleared by one ioctl over all of a page table, every page of which is mapped, one bit for 4 KiB.
+What is dirty is read and cleared by one ioctl over all of a page table, every page of which is
+mapped, one bit for 4 KiB.
 """
 
 from __future__ import annotations
@@ -16,21 +18,19 @@ SOME = 1000  # pages
 
 
 def tracked(bench: Bench) -> Iterator[Row]:
-    server = bench.serve("mock", "tracked")
-    client = bench.client("tables", server)
-    bench.place(ONE_CORE, client, server)
+    client = bench.run("tables", mock=True)
     length = bench.effort.tracked
     client.ask("track", length)
+    bench.place(ONE_CORE, client)
     for pages in (0, SOME, length // PAGE):
         yield Row(dirty_name(bench.effort, pages), "us", *_us(bench, partial(client.ask, "dirty", pages)))
 
 
 def changed(bench: Bench) -> Iterator[Row]:
-    server = bench.serve("mock", "changed")
-    client = bench.client("tables", server)
-    bench.place(ONE_CORE, client, server)
+    client = bench.run("tables", mock=True)
     effort = bench.effort
     client.ask("nest")
+    bench.place(ONE_CORE, client)
     yield Row(invalidate_name(effort), "us", *_us(bench, partial(client.ask, "invalidate", effort.entries)))
     client.ask("fill", effort.filled)
     yield Row(fill_name(effort, "attach"), "us", *_us(bench, partial(client.ask, "attach")))

@@ -1,4 +1,6 @@
-"""The benchmark runs from end to end, writes rows of the promised shape, and leaves nothing behind. Never: how fast."""
+"""The benchmark runs from end to end, writes rows of the promised shape, and leaves nothing behind.
+Never: how fast.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench import copies, devices, rig, round_trips, run, tables
+from tests.bench import copies, devices, registers, rig, round_trips, run, tables
 
 RUN = [sys.executable, run.__file__, "--quick"]
 
@@ -43,7 +45,8 @@ def test_a_quick_run_writes_every_row(tmp_path: Path) -> None:
         printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0, printed
     rows = {row["name"]: row for row in json.loads((tmp_path / "bench.json").read_text())}
-    compared = round_trips.names(rig.QUICK) | devices.names(rig.QUICK) | copies.names(rig.QUICK)
+    parts = round_trips, registers, devices, copies
+    compared = {name for part in parts for name in part.names(rig.QUICK)}
     smallest = {devices.name(rig.QUICK.maps[0], kind) for kind in rig.KINDS}
     assert compared | smallest | tables.names(rig.QUICK) | {round_trips.BYTES_PER_AREA} <= rows.keys()
     for name, row in rows.items():
@@ -65,7 +68,8 @@ def test_a_quick_run_writes_every_row(tmp_path: Path) -> None:
 def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     with started(tmp_path) as process:
         assert process.stdout is not None
-        while rig.UNPINNED not in process.stdout.readline():  # the first row: both servers and the client run
+        # the first row: both servers and the client run
+        while rig.UNPINNED not in process.stdout.readline():
             assert process.poll() is None
         assert left_behind(tmp_path) != []
         process.send_signal(signal.SIGINT)

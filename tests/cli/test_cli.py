@@ -39,15 +39,28 @@ def test_help_of_a_command_shows_every_option(command: str) -> None:
     ("arguments", "status", "sentence"),
     [
         ((), 2, "run | serve"),
+        (("help", "frobnicate"), 2, "invalid choice"),
+        (("help", "run", "more"), 2, "invalid choice"),
+        (("\x1b[2J\n",), 2, r"\x1b[2J\n"),
         (("frobnicate",), 2, "invalid choice"),
         (("run",), 125, "a COMMAND is missing"),
         (("run", "--"), 125, "a COMMAND is missing"),
+        (("run", "--device", "edu", "--"), 125, "a COMMAND is missing"),
         (("run", "--log-level", "loud", "true"), 125, "invalid choice: 'loud'"),
         (("run", "--nonsense", "--", "true"), 125, "--nonsense"),
         (("run", "--mock", "--iommu", "gart", "--", "true"), 125, "invalid choice: 'gart'"),
-        (("run", "--iommu", "vtd", "--", "true"), 125, "there is no --mock"),
+        (("run", "--iommu", "vtd", "--", "true"), 125, "there is neither --device nor --mock"),
         (("serve", "--pin", "down"), 2, "invalid choice: 'down'"),
-        (("serve", "--iommu", "mock"), 2, "there is no --mock"),
+        (("serve", "--iommu", "mock"), 2, "there is neither --device nor --mock"),
+        (("run", "--device", "x", "--", "true"), 125, "there is no model 'x': there are edu"),
+        (("run", "--device", "edu,bdf=1", "--", "true"), 125, "'1' is not where a PCI device can be"),
+        (("run", "--device", "edu,iommu=mock", "--", "true"), 125, "iommu is one of vtd"),
+        (
+            ("run", "--device", "edu,bdf=e0:01.0", "--device", "null,bdf=e0:01.0", "--", "true"),
+            125,
+            "null and edu cannot both be at 0000:e0:01.0",
+        ),
+        (("serve", "--device", "edo"), 2, "--device: there is no model 'edo'"),
         (("serve", "--mode", "0999"), 2, "'0999' is no octal mode"),
         (("serve", "--mode", "7777"), 2, "'7777' is no octal mode"),
         (("serve", "--fuse", "/x", "--cuse", "y"), 2, "not allowed with"),
@@ -59,6 +72,23 @@ def test_a_wrong_command_line(arguments: tuple[str, ...], status: int, sentence:
     assert done.returncode == status
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("serve",)])
+def test_help_is_a_word_too(command: tuple[str, ...]) -> None:
+    done = run("help", *command)
+    assert (done.returncode, done.stdout) == (0, run(*command, "--help").stdout)
+
+
+@pytest.mark.parametrize("command", [("run",), ("run", "--"), ("run", "--", "false"), ("serve",)])
+def test_the_models_are_listed_and_nothing_is_run(command: tuple[str, ...]) -> None:
+    action, *rest = command
+    done = run(action, "--device", "edu", "--device", "help", *rest)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\n  edu      QEMU's educational device" in done.stdout
+    done = run(action, "--device", "edu,help", *rest)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  dma_mask=MASK " in done.stdout
 
 
 def test_options_end_where_the_command_begins() -> None:
@@ -76,7 +106,7 @@ def test_python_dash_m() -> None:
 def test_nothing_heavy_is_loaded_for_a_word() -> None:
     script = (
         "import sys; sys.argv[1:] = ['--version']\n"
-        "from iommud.cli import main\n"
+        "from iommud.commands.cli import main\n"
         "try: main()\n"
         "except SystemExit: print({'trio', 'cffi', 'iommud.engine'} & set(sys.modules))"
     )

@@ -8,7 +8,7 @@ from tests.support import PATIENCE, wait_for_input
 
 FLOOD = """
 import sys
-from iommud.stderr import write_line
+from iommud.commands.stderr import write_line
 for i in range(5000): write_line(f"line {i} " + 100 * "x")
 print("written", flush=True)
 sys.stdin.readline()
@@ -49,21 +49,21 @@ def test_a_full_pipe_loses_lines_and_says_so() -> None:
 def test_a_closed_reader_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    script = "from iommud.stderr import write_line; write_line('one'); write_line('two'); print('fine')"
+    script = "from iommud.commands.stderr import write_line; write_line('one'); write_line('two'); print('fine')"
     done = subprocess.run([sys.executable, "-c", script], stderr=writer, stdout=subprocess.PIPE, timeout=PATIENCE)
     os.close(writer)
     assert (done.returncode, done.stdout) == (0, b"fine\n")
 
 
 def test_a_long_line_is_cut_to_what_a_pipe_takes_at_once() -> None:
-    script = "from iommud.stderr import write_line; write_line(10000 * 'x')"
+    script = "from iommud.commands.stderr import write_line; write_line(10000 * 'x')"
     done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, timeout=PATIENCE)
     assert done.stderr == 4095 * b"x" + b"\n"
 
 
 JOURNAL = """
 import logging, os, sys
-from iommud import stderr
+from iommud.commands import stderr
 stderr.configure("info")
 stderr.write_line("iommud: one")
 logging.warning("two\\nlines")
@@ -81,9 +81,9 @@ def journal_of(stream: str) -> str:
 
 
 def test_the_journal_is_told_how_grave_each_line_is() -> None:
-    assert journal_of("") == "<6>one\n<4>two\n<4>lines\n"
+    assert journal_of("") == "<6>one\n<4>two\\nlines\n"
 
 
 def test_what_is_not_the_journal_is_not_taken_for_it() -> None:
     """A service starts others, who inherit its JOURNAL_STREAM and have a stderr of their own."""
-    assert journal_of("1:1") == "iommud: one\niommud: WARNING: two\nlines\n"
+    assert journal_of("1:1") == "iommud: one\niommud: WARNING: two\\nlines\n"

@@ -1,4 +1,6 @@
-"""A client of /dev/iommu that does what the test says: `python client.py PATH`. One line of Python in, one line `= value` out."""
+"""A client of /dev/iommu that does what the test says: `python client.py PATH`. One line of Python
+in, one line `= value` out.
+"""
 
 import errno
 import fcntl
@@ -28,7 +30,9 @@ def address(of: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(of))
 
 
-def map_new(name: str, ioas: int, iova: int, data: bytes, flags: int = READABLE | WRITEABLE, *, shared: bool = True) -> None:
+def map_new(
+    name: str, ioas: int, iova: int, data: bytes, flags: int = READABLE | WRITEABLE, *, shared: bool = True
+) -> None:
     """Make memory that begins with `data`, in whole pages, and show it at `iova`."""
     kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
     made = memory[name] = mmap.mmap(-1, -(-len(data) // PAGE) * PAGE, kind | mmap.MAP_ANONYMOUS)

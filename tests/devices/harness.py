@@ -1,10 +1,11 @@
-"""iommud in this process, with a device plugged into a client's context: what a test of an emulated device stands on.
+"""iommud in this process, with a device plugged into a client's context: what a test of an emulated
+device stands on.
 
-    async with serving(directory) as served:
-        async with client(served.path) as tell:      # a process that knows /dev/iommu only
-            ioas_id = await tell("ioas_alloc()")
-            device = NullDevice(served.contexts[0])  # plugged into the context behind the client's descriptor
-            await attach(device.device, ioas_id)
+async with serving(directory) as served:
+    async with client(served.path) as tell:      # a process that knows /dev/iommu only
+        ioas_id = await tell("ioas_alloc()") device = NullDevice(served.contexts[0], PlainIommu())
+        # plugged into the context behind the client's descriptor await attach(device.device,
+        ioas_id)
 """
 
 import ast
@@ -17,13 +18,13 @@ from typing import Any
 
 import trio
 
-from cuse_glue.caller import Caller
-from cuse_glue.mount import mount_fuse, open_fuse, unmount
-from cuse_glue.node import OpenFile
-from cuse_glue.session import Session
-from iommud.engine.context import Context
-from iommud.engine.device import Device
-from iommud.ops.files import IommuDevice, IommuFile
+from cuse_glue.fuse.session import Session
+from cuse_glue.mounts.mount import mount_fuse, open_fuse, unmount
+from cuse_glue.request.caller import Caller
+from cuse_glue.request.open_file import OpenFile
+from iommud.engine.device.context import Context
+from iommud.engine.device.device import Device
+from iommud.file.device_file import IommuDevice, IommuFile
 from iommud.ops.locking import in_steps, locked
 
 Tell = Callable[[str], Awaitable[Any]]
@@ -67,7 +68,9 @@ async def serving(directory: Path) -> AsyncIterator[Served]:
 
 @asynccontextmanager
 async def client(path: Path) -> AsyncIterator[Tell]:
-    """A process that has the device open: `await tell(line)` has it evaluate a line of Python (client.py); its value."""
+    """A process that has the device open: `await tell(line)` has it evaluate a line of Python
+    (client.py); its value.
+    """
     process = subprocess.Popen(  # noqa: ASYNC220  # a millisecond, and pipes that a thread can wait on
         [sys.executable, Path(__file__).with_name("client.py"), path],
         stdin=subprocess.PIPE,
@@ -85,7 +88,8 @@ async def client(path: Path) -> AsyncIterator[Tell]:
         return ast.literal_eval(answer[2:])
 
     try:
-        yield lambda line: trio.to_thread.run_sync(ask, line)  # its ioctls are served by this thread
+        # its ioctls are served by this thread
+        yield lambda line: trio.to_thread.run_sync(ask, line)
     finally:
         process.kill()
         with trio.CancelScope(shield=True):
@@ -93,6 +97,8 @@ async def client(path: Path) -> AsyncIterator[Tell]:
 
 
 async def attach(device: Device, ioas_id: int) -> int:
-    """Attach a device while clients are served: the IOAS is locked, and others get their turn. The page table's ID."""
+    """Attach a device while clients are served: the IOAS is locked, and others get their turn. The
+    page table's ID.
+    """
     async with locked(device.context.ioas(ioas_id)):
         return await in_steps(device.attach(ioas_id))

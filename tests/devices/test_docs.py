@@ -9,6 +9,7 @@ import pytest
 
 from tests.engine.fakes import P, errno_of, map_, unmap_range
 from tests.engine.world import World
+from tests.pci.kit import Rig
 from tests.support import ROOT
 
 from .harness import client, serving
@@ -20,10 +21,28 @@ DOCUMENT = (ROOT / "docs" / "devices.md").read_text()
 @pytest.fixture
 def doorbell() -> Any:
     """The class of the text."""
-    [code] = re.findall(r"(?ms)^```python\n(.*?)^```$", DOCUMENT)
+    return class_of_the_text("Doorbell")
+
+
+def class_of_the_text(name: str) -> Any:
+    [code] = [code for code in re.findall(r"(?ms)^```python\n(.*?)^```$", DOCUMENT) if f"class {name}" in code]
     names: dict[str, Any] = {}
     exec(code, names)
-    return names["Doorbell"]
+    return names[name]
+
+
+def test_the_adder() -> None:
+    [lines] = re.findall(r"(?ms)^```\n(rig = .*?)^```$", DOCUMENT)
+    names: dict[str, Any] = {"Rig": Rig, "map_": map_, "P": P, "Adder": class_of_the_text("Adder")}
+    exec(lines, names)
+    rig = names["rig"]
+    rig.store(0, 0x08, 4, 0x2000)  # more than is mapped
+    rig.clock.pass_()
+    assert (rig.table[10].take(), rig.load(0, 0x10, 8)) == (1, 0xFFFFFFFFFFFFFFFF)
+    rig.store(0, 0x08, 4, 0x1000)
+    rig.vfio.reset()
+    rig.clock.pass_()
+    assert (rig.table[10].take(), rig.load(0, 0x10, 8)) == (0, 0)
 
 
 async def test_the_doorbell(doorbell: Any) -> None:
@@ -35,7 +54,7 @@ async def test_the_doorbell(doorbell: Any) -> None:
     origin.fill(P, b"\xfe")
     for expect in (b"\xff", b"\0", b"\1"):
         bell.ring()
-        assert origin.get(P, 1) == expect
+        assert origin.read(P, 1) == expect
     assert origin.open_pins() == {1: 1}
     assert await unmap_range(ioas, 0x10000, 0x11FFF) == 2 * P
     assert origin.pins == []
@@ -73,7 +92,7 @@ async def test_the_doorbell_of_a_live_client(doorbell: Any, tmp_path: Path) -> N
         # The client's ioctl returns when the bell has let go.
         assert await tell(f"unmap({ioas}, 0x100000, {PAGE})") == "done"
         assert bell.page is None
-        assert list(served.host.holding()) == []
+        assert list(served.host.all_pinned()) == []
         await bell.remove()
 
 
@@ -83,7 +102,8 @@ async def test_the_lines_that_plug_it_in(tmp_path: Path) -> None:
     body = "".join(f"    {line}\n" for line in lines.splitlines())
     names: dict[str, Any] = {}
     exec(
-        "from iommud.devices.null import NullDevice\n"
+        "from iommud.iommus.plain import PlainIommu\n"
+        "from iommud.models.null import NullDevice\n"
         "from tests.devices.harness import attach, client, serving\n"
         f"async def plug(directory):\n{body}        return await tell('memory[\"memory\"][0x7ff:0x80b]')\n",
         names,

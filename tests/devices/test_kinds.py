@@ -1,30 +1,35 @@
-"""Devices behind different IOMMUs, together in one context: what each takes of the others, and what DMA through it does."""
+"""Devices behind different IOMMUs, together in one context: what each takes of the others, and what
+DMA through it does.
+"""
 
 import struct
 from collections.abc import Callable, Iterator
 from errno import EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EPERM
 from itertools import permutations
-from typing import Any
 
 import pytest
 
-from iommud.devices.amd import EFR, EFR2
-from iommud.devices.kinds import KINDS, NO_DIRTY, PASIDS
-from iommud.devices.smmuv3 import IDR0, IDR1, IDR3, IDR5, Smmuv3Driver
-from iommud.devices.vtd import CAP, DATA_VTD_S1, ECAP, VtdDriver, VtdNested
-from iommud.engine.device import Device, Driver, bind
-from iommud.engine.dirty import read
-from iommud.engine.domain import DIRTY_TRACKING, NEST_PARENT, PASID
-from iommud.engine.hwpt import HwptPaging
-from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
-from iommud.engine.ioas import Ioas
-from iommud.engine.nested import HwptNested, alloc_nested
-from iommud.engine.user_data import UserArray, UserData
+from iommud.engine.device.device import Device, bind
+from iommud.engine.device.hwpt import HwptPaging
+from iommud.engine.device.model import Model, Region
+from iommud.engine.device.nested import HwptNested, alloc_nested
+from iommud.engine.mapping.dirty_bitmap import read
+from iommud.engine.mapping.domain import DIRTY_TRACKING, NEST_PARENT, PASID
+from iommud.engine.mapping.io_pagetable import PROT_READ, PROT_WRITE
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.mapping.user_data import UserArray, UserData
+from iommud.iommus.amd import EFR, EFR2
+from iommud.iommus.kinds import new_iommu
+from iommud.iommus.smmuv3 import IDR0, IDR1, IDR3, IDR5, Smmuv3
+from iommud.iommus.vtd import CAP, DATA_VTD_S1, ECAP, VtdIommu, VtdNested
+from iommud.models.null import NullDevice
+from iommud.selftest.kinds import NAMES
+from iommud.selftest.plug import NO_DIRTY, PASIDS, Plugged, Socket
 from tests.engine.fakes import P, attach, errno_of, map_, new_hwpt, replace
 from tests.engine.world import World
 from tests.support import ROOT
 
-WITH_IOMMU = sorted(set(KINDS) - {"none"})
+WITH_IOMMU = sorted(set(NAMES) - {"none"})
 S1 = bytes(16) + (48).to_bytes(8, "little")
 Plug = Callable[..., Device]
 
@@ -38,32 +43,35 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 def plug(world: World) -> Iterator[Plug]:
-    """A new device of a kind, bound, and taken out again at the end."""
-    devices: list[tuple[Device, Driver]] = []
+    """A new device behind an IOMMU of a kind, bound, and taken out again at the end. Those of one
+    kind stand behind one, or two.
+    """
+    devices: list[tuple[Device, Plugged]] = []
+    sockets = {kind: Socket(kind) for kind in NAMES}
 
     def new(kind: str, flags: int = 0) -> Device:
-        driver = KINDS[kind](flags)
-        devices.append((bind(world.context, driver), driver))
+        plugged = sockets[kind].plug(flags)
+        devices.append((bind(world.context, *plugged), plugged))
         return devices[-1][0]
 
     yield new
-    for device, driver in devices:
+    for device, plugged in devices:
         device.detach_all()
         device.unbind()
-        driver.unplugged()
+        plugged.unplug()
 
 
 def nest(parent: HwptPaging, device: Device, data_type: int = DATA_VTD_S1, data: bytes = S1) -> HwptNested:
     whole = UserData(data_type, len(data), lambda offset, length: data[offset : offset + length])
-    hwpt = alloc_nested(device.context, parent, device, 0, whole)
+    hwpt = alloc_nested(device.context.objects, parent, device, 0, whole)
     device.context.objects.publish(hwpt)
     return hwpt
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("flags", [1 << 1, 1 << 3, 1 << 31])
 def test_unknown_flags_of_a_device(kind: str, flags: int) -> None:
-    assert errno_of(lambda: KINDS[kind](flags)) == EINVAL
+    assert errno_of(lambda: Socket(kind).plug(flags)) == EINVAL
 
 
 @pytest.mark.parametrize("kind", WITH_IOMMU)
@@ -112,7 +120,7 @@ def test_no_kind_nests_in_another_ones_parent(world: World, plug: Plug, kind: st
     ioas, mine, theirs = world.ioas(), plug(kind), plug(other)
     parent = new_hwpt(theirs, ioas, NEST_PARENT)
     before = world.snapshot()
-    assert errno_of(lambda: nest(parent, mine)) == (EINVAL if mine.driver.nesting else EOPNOTSUPP)
+    assert errno_of(lambda: nest(parent, mine)) == (EINVAL if mine.iommu.nesting else EOPNOTSUPP)
     assert world.snapshot() == before
 
 
@@ -137,6 +145,39 @@ def dirty_pages(hwpt: HwptPaging, ioas: Ioas, iova: int, count: int) -> set[int]
     for offset, part in read(ioas.iopt, hwpt.domain.dirty, iova, count * P, P, clear=True):
         found |= int.from_bytes(part, "little") << 8 * offset
     return {at for at in range(count) if found >> at & 1}
+
+
+class Nic(Model):
+    """A device that knows nothing of IOMMUs, with a region of its own that must not be mapped."""
+
+    name = "nic"
+
+    def __init__(self) -> None:
+        self.group = self
+
+    def reserved_regions(self) -> list[Region]:
+        return [Region(0x4000_0000, 0x4FFF_FFFF)]
+
+
+@pytest.mark.parametrize("kind", WITH_IOMMU)
+def test_any_device_stands_behind_any_kind(world: World, plug: Plug, kind: str) -> None:
+    """Also beside the test ioctl's own device, behind the same IOMMU: they share a page table, and
+    each brings its regions.
+    """
+    ioas, origin = world.ioas(), world.origin()
+    beside = plug(kind)
+    nic, null = bind(world.context, Nic(), beside.iommu), NullDevice(world.context, beside.iommu)
+    assert attach(beside, ioas) == attach(nic, ioas) == attach(null.device, ioas)
+    assert errno_of(lambda: map_(ioas, origin, 0, P, 0x4800_0000)) == EINVAL
+    map_(ioas, origin, 0, 2 * P, 0x2000_0000)
+    nic.dma_write(0x2000_0000, memoryview(b"from a nic"))
+    null.copy(0x2000_0000, 0x2000_1000, 10)
+    assert origin.read(P, 10) == b"from a nic"
+    assert nic.iommu.hw_info(0) == beside.iommu.hw_info(0)
+    nic.detach()
+    map_(ioas, origin, 0, P, 0x4800_0000)
+    nic.unbind()
+    null.remove()
 
 
 # --- VT-d ---
@@ -176,10 +217,15 @@ def test_a_nest_parent_and_what_was_mapped_to_be_read(world: World, plug: Plug) 
 def test_nested_dma_goes_nowhere(world: World, plug: Plug) -> None:
     ioas, device = world.ioas(), plug("vtd")
     map_(ioas, world.origin(), 0, P, 0)
-    nested = nest(new_hwpt(device, ioas, NEST_PARENT), device, data=(7).to_bytes(8, "little") + (0x1000).to_bytes(8, "little") + S1[16:])
+    nested = nest(
+        new_hwpt(device, ioas, NEST_PARENT),
+        device,
+        data=(7).to_bytes(8, "little") + (0x1000).to_bytes(8, "little") + S1[16:],
+    )
     assert isinstance(nested.domain, VtdNested)
     assert (nested.domain.flags, nested.domain.table, nested.domain.width) == (7, 0x1000, 48)
-    assert errno_of(lambda: attach(device, nested)) == EINVAL  # no extended access flag in this VT-d
+    # no extended access flag in this VT-d
+    assert errno_of(lambda: attach(device, nested)) == EINVAL
     attach(device, nest(nested.parent, device))
     assert errno_of(lambda: device.dma_read(0, memoryview(bytearray(1)))) == ENOENT
 
@@ -198,46 +244,72 @@ def test_the_registers_of_vtd_say_what_it_does() -> None:
     def bits(register: int, low: int, count: int = 1) -> int:
         return register >> low & (1 << count) - 1
 
-    driver: Any = VtdDriver(0)
+    vtd = VtdIommu()
     assert bits(CAP, 16, 6) + 1 == 48
     assert bits(CAP, 8, 5) == 1 << 2
-    assert driver.domain(NEST_PARENT, None).aperture_last == (1 << 48) - 1
-    assert driver.domain(0, None).aperture_last == (1 << 47) - 1
-    assert driver.domain(0, None).page_sizes == P | (2 << 20) * bits(CAP, 34) | (1 << 30) * bits(CAP, 56)
+    assert vtd.domain(NEST_PARENT, None).aperture_last == (1 << 48) - 1
+    assert vtd.domain(0, None).aperture_last == (1 << 47) - 1
+    assert vtd.domain(0, None).page_sizes == P | (2 << 20) * bits(CAP, 34) | (1 << 30) * bits(CAP, 56)
     assert [bits(ECAP, bit) for bit in (7, 26, 31, 34, 40, 43, 45, 46, 47, 48)] == [1, 1, 1, 0, 1, 1, 1, 1, 1, 1]
-    assert 2 << bits(ECAP, 35, 5) == VtdDriver(PASIDS).max_pasids
-    assert VtdDriver(NO_DIRTY).ecap ^ ECAP == 1 << 45
+    assert 2 << bits(ECAP, 35, 5) == vtd.port(Wide()).max_pasids
+    assert VtdIommu(dirty_tracking=False).ecap ^ ECAP == 1 << 45
+
+
+class Wide(Model):
+    """It has more PASIDs than any IOMMU can tell apart."""
+
+    name = "wide"
+    group = None
+    max_pasids = 1 << 32
+    pasid_exec = True
+
+
+@pytest.mark.parametrize(
+    ("kind", "most", "executes"),
+    [("vtd", 1 << 20, True), ("smmuv3", 1 << 20, True), ("amd", (1 << 16) - 1, False), ("none", 0, False)],
+)
+def test_a_port_shows_what_both_can(kind: str, most: int, executes: bool) -> None:
+    port = new_iommu(kind).port(Wide())
+    assert (port.max_pasids, port.pasid_exec, port.pasid_priv) == (most, executes, False)
+    assert port.dirty_tracking == (kind != "none")
+    assert not new_iommu(kind, dirty_tracking=False).port(Wide()).dirty_tracking
 
 
 def test_the_registers_of_smmuv3_say_what_it_does() -> None:
-    def registers(flags: int) -> tuple[int, ...]:
-        kind, data = Smmuv3Driver(flags).hw_info(0)
+    def registers(smmu: Smmuv3) -> tuple[int, ...]:
+        kind, data = smmu.hw_info(0)
         assert kind == 2
         return struct.unpack("<10I", data)
 
-    seeing, blind = registers(0), registers(NO_DIRTY)
+    seeing, blind = registers(Smmuv3()), registers(Smmuv3(dirty_tracking=False))
     assert seeing == (0, 0, IDR0, IDR1, 0, IDR3, 0, IDR5, 0, 2)
     assert seeing[2] >> 6 & 3 == 2, "accessed and dirty flags"
     assert blind[2] >> 6 & 3 == 1, "accessed flags only"
-    assert Smmuv3Driver(PASIDS).max_pasids == 1 << (IDR1 >> 6 & 31)
-    assert Smmuv3Driver(0).domain(NEST_PARENT, None).aperture_last == (1 << 48) - 1
+    assert Smmuv3().port(Wide()).max_pasids == 1 << (IDR1 >> 6 & 31)
+    assert Smmuv3().domain(NEST_PARENT, None).aperture_last == (1 << 48) - 1
 
 
 def test_pasids_leave_no_room_for_a_second_stage(world: World, plug: Plug) -> None:
-    """The engine asks for a page table that suits PASIDs first; the driver would refuse all the same."""
+    """The engine asks for a page table that suits PASIDs first; the port would refuse all
+    the same.
+    """
     device = plug("smmuv3", PASIDS)
-    driver: Any = device.driver
-    first, second = driver.domain(PASID, None), driver.domain(NEST_PARENT, None)
-    driver.attach(first)
-    driver.attach_pasid(3, first, None)
-    assert errno_of(lambda: driver.attach(second)) == EBUSY
-    driver.detach_pasid(3)
-    driver.attach(second)
-    assert errno_of(lambda: driver.attach_pasid(3, first, None)) == EINVAL
-    assert errno_of(lambda: driver.attach_pasid(3, second, None)) == EINVAL
-    driver.detach()
-    driver.attach_pasid(3, first, None)
-    driver.detach_pasid(3)
+    port, first, second = device.port, device.iommu.domain(PASID, None), device.iommu.domain(NEST_PARENT, None)
+    port.attach(first)
+    port.attach_pasid(3, first, None)
+    assert errno_of(lambda: port.attach(second)) == EBUSY
+    port.detach_pasid(3)
+    port.attach(second)
+    assert errno_of(lambda: port.attach_pasid(3, first, None)) == EINVAL
+    assert errno_of(lambda: port.attach_pasid(3, second, None)) == EINVAL
+    port.detach()
+    port.attach_pasid(3, first, None)
+    port.detach_pasid(3)
+
+
+def test_every_kind_is_documented() -> None:
+    text = (ROOT / "docs" / "devices.md").read_text()
+    assert [kind for kind in NAMES if f"\n| `{kind}` | " not in text] == []
 
 
 def test_the_registers_are_documented() -> None:

@@ -1,4 +1,5 @@
-"""A model of contexts with devices and accesses that is too simple to be wrong: nothing is counted or kept that can be asked of the graph.
+"""A model of contexts with devices and accesses that is too simple to be wrong: nothing is counted
+or kept that can be asked of the graph.
 
 Each operation says why it is refused (`Refuse`) before it changes anything.
 """
@@ -8,11 +9,11 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from errno import EADDRINUSE, EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM
 
-from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
-from iommud.engine.pages import AccountMode, Identity
-from iommud.engine.span import U64_MAX
+from iommud.engine.mapping.io_pagetable import PROT_READ, PROT_WRITE
+from iommud.engine.memory.origin import AccountMode, Identity
+from iommud.engine.memory.span import U64_MAX
 
-from .fakes import FakeDriver, FakeOrigin, P
+from .fakes import FakeDevice, FakeOrigin, P
 
 
 class Refuse(Exception):
@@ -27,7 +28,9 @@ class MPages:
     first: int  # page of the origin
     mode: AccountMode
     writable: bool
-    held: dict[int, bytearray] = field(default_factory=dict, repr=False)  # index -> the page that was there when it was pinned
+    held: dict[int, bytearray] = field(
+        default_factory=dict, repr=False
+    )  # index -> the page that was there when it was pinned
 
 
 Part = tuple[MPages, int, int]  # pages, byte in them, bytes
@@ -66,14 +69,14 @@ class MIoas(MObject):
         return sorted((a for a in self.areas if a.iova <= last and start <= a.last), key=lambda a: a.iova)
 
     def alignment(self) -> int:
-        sizes = [hwpt.driver.page_sizes & -hwpt.driver.page_sizes for hwpt in self.hwpts]
+        sizes = [hwpt.fake.iommu.page_sizes & -hwpt.fake.iommu.page_sizes for hwpt in self.hwpts]
         return max([1 if self.large else P, *sizes, *(P if user.pins else 1 for user in self.users)])
 
     def reserved(self) -> list[tuple[int, int]]:
         found = []
         for hwpt in self.hwpts:
-            found += outside(hwpt.driver)
-            found += [(r.start, r.last) for device in hwpt.members for r in device.driver.regions]
+            found += outside(hwpt.fake)
+            found += [(r.start, r.last) for device in hwpt.members for r in device.fake.regions]
         return found
 
     def contiguous(self, iova: int, last: int) -> Iterator[tuple[MArea, int, int]]:
@@ -90,14 +93,14 @@ class MIoas(MObject):
 @dataclass(eq=False)
 class MHwpt(MObject):
     ioas: MIoas
-    driver: FakeDriver  # who made it
+    fake: FakeDevice  # who made it
     auto: bool
     members: list["MDevice"] = field(default_factory=list)
 
 
 @dataclass(eq=False)
 class MDevice(MObject):
-    driver: FakeDriver
+    fake: FakeDevice
     hwpt: MHwpt | None = None
 
 
@@ -108,9 +111,9 @@ class MUser(MObject):
     items: list[tuple[int, int]] = field(default_factory=list)
 
 
-def outside(driver: FakeDriver) -> list[tuple[int, int]]:
-    """What a driver's page tables cannot reach."""
-    start, last = driver.aperture
+def outside(fake: FakeDevice) -> list[tuple[int, int]]:
+    """What the page tables of its IOMMU cannot reach."""
+    start, last = fake.iommu.aperture
     return ([(0, start - 1)] if start else []) + ([(last + 1, U64_MAX)] if last != U64_MAX else [])
 
 
@@ -129,7 +132,7 @@ class MContext:
         return [obj for _, obj in sorted(self.objects.items()) if isinstance(obj, kind)]
 
     def group(self, device: MDevice) -> list[MDevice]:
-        return [d for d in self.all(MDevice) if d.driver.group == device.driver.group and d.hwpt is not None]
+        return [d for d in self.all(MDevice) if d.fake.group == device.fake.group and d.hwpt is not None]
 
 
 Connect = Callable[[MContext, MDevice, MHwpt], None]
@@ -235,9 +238,7 @@ class Model:
 
     @staticmethod
     def check_alignment(ioas: MIoas, alignment: int) -> None:
-        if alignment > ioas.alignment() and any(
-            (a.iova | a.length | a.start_byte % P) % alignment for a in ioas.areas
-        ):
+        if alignment > ioas.alignment() and any((a.iova | a.length | a.start_byte % P) % alignment for a in ioas.areas):
             raise Refuse(EADDRINUSE)
 
     # --- devices ---
@@ -265,7 +266,7 @@ class Model:
                     raise
             else:
                 return
-        hwpt = MHwpt(context.next_id(), target, device.driver, auto=True)
+        hwpt = MHwpt(context.next_id(), target, device.fake, auto=True)
         before(context, device, hwpt)
         self._add_domain(target, hwpt)
         context.add(hwpt)
@@ -287,12 +288,12 @@ class Model:
         if group and group[0].hwpt is not hwpt:
             raise Refuse(EINVAL)
         self._may_reserve(device, hwpt.ioas)
-        if device.driver.iommu != hwpt.driver.iommu:
+        if device.fake.iommu.kind != hwpt.fake.iommu.kind:
             raise Refuse(EINVAL)
 
     @staticmethod
     def _may_reserve(device: MDevice, ioas: MIoas) -> None:
-        if any(ioas.overlapping(region.start, region.last) for region in device.driver.regions):
+        if any(ioas.overlapping(region.start, region.last) for region in device.fake.regions):
             raise Refuse(EADDRINUSE)
 
     def _replace(self, context: MContext, device: MDevice, hwpt: MHwpt) -> None:
@@ -305,7 +306,7 @@ class Model:
         if hwpt.ioas is not old.ioas:
             for member in group:
                 self._may_reserve(member, hwpt.ioas)
-        if any(member.driver.iommu != hwpt.driver.iommu for member in group):
+        if any(member.fake.iommu.kind != hwpt.fake.iommu.kind for member in group):
             raise Refuse(EINVAL)
         for member in group:
             old.members.remove(member)
@@ -329,13 +330,13 @@ class Model:
         del context.objects[hwpt.number]
 
     def make_hwpt(self, context: MContext, device: MDevice, ioas: MIoas) -> None:
-        hwpt = MHwpt(context.next_id(), ioas, device.driver, auto=False)
+        hwpt = MHwpt(context.next_id(), ioas, device.fake, auto=False)
         self._add_domain(ioas, hwpt)
         context.add(hwpt)
 
     def _add_domain(self, ioas: MIoas, hwpt: MHwpt) -> None:
-        self.check_alignment(ioas, hwpt.driver.page_sizes & -hwpt.driver.page_sizes)
-        if any(ioas.overlapping(start, last) for start, last in outside(hwpt.driver)):
+        self.check_alignment(ioas, hwpt.fake.iommu.page_sizes & -hwpt.fake.iommu.page_sizes)
+        if any(ioas.overlapping(start, last) for start, last in outside(hwpt.fake)):
             raise Refuse(EADDRINUSE)
         if not ioas.hwpts:
             areas = sorted(ioas.areas, key=lambda a: a.iova)

@@ -1,5 +1,6 @@
-"""What the engine asks of the outside, in memory: whose memory is mapped, a device's driver, an access's driver. Each of their calls
-that may fail goes through one `Faults`, which can make the n-th one fail.
+"""What the engine asks of the outside, in memory: whose memory is mapped, a device and its IOMMU,
+an access's driver. Each of their calls that may fail goes through one `Faults`, which can make the
+n-th one fail.
 """
 
 from collections import Counter
@@ -7,18 +8,23 @@ from collections.abc import Callable, Generator, Hashable
 from errno import EFAULT, ENOENT, ENOMEM
 from typing import TypeVar
 
-from iommud.engine.access import create
-from iommud.engine.context import Context
-from iommud.engine.device import Device, Driver, Region, at_once
-from iommud.engine.dirty import Dirty
-from iommud.engine.domain import DIRTY_TRACKING, AnyDomain, Domain, NestedDomain
-from iommud.engine.hwpt import HwptPaging, alloc_paging
-from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
-from iommud.engine.ioas import Ioas
-from iommud.engine.objects import Object, ObjectTable
-from iommud.engine.pages import PAGE_SIZE, AccountMode, Identity, Slice, Stretch, file_slice, user_slice
-from iommud.engine.span import U64_MAX
-from iommud.engine.user_data import UserData
+from iommud.engine.device.access import create
+from iommud.engine.device.context import Context
+from iommud.engine.device.device import Device, at_once
+from iommud.engine.device.hwpt import HwptPaging
+from iommud.engine.device.iommu import Iommu, Port
+from iommud.engine.device.model import Model, Region
+from iommud.engine.device.paging import alloc_paging
+from iommud.engine.mapping.dirty import Dirty
+from iommud.engine.mapping.domain import DIRTY_TRACKING, AnyDomain, Domain, NestedDomain
+from iommud.engine.mapping.io_pagetable import PROT_READ, PROT_WRITE
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.mapping.objects import Object, ObjectTable
+from iommud.engine.mapping.user_data import UserData
+from iommud.engine.memory.host import Host
+from iommud.engine.memory.origin import PAGE_SIZE, AccountMode, Identity, Stretch
+from iommud.engine.memory.pages import Slice, file_slice, user_slice
+from iommud.engine.memory.span import U64_MAX
 from iommud.errors import IoctlError
 from iommud.ops import ioas as ops
 
@@ -102,11 +108,14 @@ class FakePin:
 class FakeOrigin:
     """A process's memory, or a file: pages that come into being when they are asked for.
 
-    `absent`: pages (address / P) that are not mapped. `lost`: what was pinned is lost, and nothing more can be pinned. `limit`: bytes.
-    `block`: it is one memory, never remapped, that lies together by so many bytes. 0: each page is a memory of its own.
+    `absent`: pages (address / P) that are not mapped. `lost`: what was pinned is lost, and nothing
+    more can be pinned. `limit`: bytes. `block`: it is one memory, never remapped, that lies
+    together by so many bytes. 0: each page is a memory of its own.
     """
 
-    def __init__(self, faults: Faults | None = None, *, uid: int = 1000, mm: Hashable = "mm", is_file: bool = False) -> None:
+    def __init__(
+        self, faults: Faults | None = None, *, uid: int = 1000, mm: Hashable = "mm", is_file: bool = False
+    ) -> None:
         self.faults = faults or Faults()
         self.uid = uid
         self.mm = mm
@@ -119,19 +128,20 @@ class FakeOrigin:
         self.block = 0
         self.locked = 0
         self.shown = self.shown_locked = 0  # what `pinned` told
-        self.held = 0
+        self.refs = 0
         self.pins: list[FakePin] = []
-        self.asked: list[tuple[int, int, bool]] = []  # (first page, pages, writable) of each pin made
+        # (first page, pages, writable) of each pin made
+        self.asked: list[tuple[int, int, bool]] = []
 
     def __str__(self) -> str:
         return f"origin {self.mm}"
 
-    def hold(self) -> None:
-        self.held += 1
+    def get(self) -> None:
+        self.refs += 1
 
-    def drop(self) -> None:
-        self.held -= 1
-        assert self.held >= 0
+    def put(self) -> None:
+        self.refs -= 1
+        assert self.refs >= 0
 
     def page(self, number: int) -> bytearray:
         if number in self.absent or self.lost:
@@ -151,7 +161,7 @@ class FakeOrigin:
     def alive(self) -> bool:
         return not self.lost
 
-    def read_now(self, address: int, buffer: memoryview) -> None:
+    def read_now(self, address: int, buffer: memoryview, *, itself: bool = True) -> None:
         for n in range(len(buffer)):
             buffer[n] = self.page((address + n) // P)[(address + n) % P]
 
@@ -180,7 +190,7 @@ class FakeOrigin:
     def fill(self, address: int, data: bytes) -> None:
         self.write_now(address, memoryview(data))
 
-    def get(self, address: int, length: int) -> bytes:
+    def read(self, address: int, length: int) -> bytes:
         buffer = bytearray(length)
         self.read_now(address, memoryview(buffer))
         return bytes(buffer)
@@ -196,12 +206,36 @@ class FakeOrigin:
         return Counter(pin.first + n for pin in self.pins for n in range(len(pin.pages)))
 
 
-class FakeDriver(Driver):
-    """A device. `make`: its page tables suit devices of the same make only."""
+class FakeIommu(Iommu):
+    """`make`: its page tables suit devices behind IOMMUs of the same make only."""
 
-    cache_coherent = True
     nesting = True
     dirty_tracking = True
+
+    def __init__(self, faults: Faults, make: str, page_sizes: int, aperture: tuple[int, int]) -> None:
+        self.faults = faults
+        self.kind = make
+        self.page_sizes = page_sizes
+        self.aperture = aperture
+
+    def port(self, model: Model) -> "FakePort":
+        assert isinstance(model, FakeDevice)
+        return FakePort(model)
+
+    def domain(self, flags: int, data: UserData | None) -> Domain:
+        self.faults.may_fail("domain", ENOMEM)
+        dirty = Dirty(self.page_sizes) if flags & DIRTY_TRACKING else None
+        return Domain(self.page_sizes, *self.aperture, dirty=dirty)
+
+    def nested_domain(self, parent: Domain, flags: int, data: UserData) -> NestedDomain:
+        self.faults.may_fail("nested_domain", ENOMEM)
+        return NestedDomain()
+
+
+class FakeDevice(Model):
+    """A device, and what its port was told. `iommu`: what it stands behind; None: one of its own,
+    of this make.
+    """
 
     def __init__(
         self,
@@ -214,58 +248,56 @@ class FakeDriver(Driver):
         aperture: tuple[int, int] = (0, U64_MAX),
         regions: list[Region] | None = None,
         max_pasids: int = 0,
+        iommu: FakeIommu | None = None,
     ) -> None:
         self.faults = faults or Faults()
         self.group: Hashable = group if group is not None else self
         self.name = name
-        self.iommu = make
+        self.iommu = iommu or FakeIommu(self.faults, make, page_sizes, aperture)
         self.max_pasids = max_pasids
         self.pasids: dict[int, AnyDomain] = {}
-        self.page_sizes = page_sizes
-        self.aperture = aperture
         self.regions = regions or []
         self.current: AnyDomain | None = None
         self.refuses: Callable[[AnyDomain], int] = lambda _: 0  # the errno
         self.log: list[str] = []
-
-    def domain(self, flags: int, data: UserData | None) -> Domain:
-        self.faults.may_fail("domain", ENOMEM)
-        dirty = Dirty(self.page_sizes) if flags & DIRTY_TRACKING else None
-        return Domain(self, self.page_sizes, *self.aperture, dirty=dirty)
-
-    def nested_domain(self, parent: Domain, flags: int, data: UserData) -> NestedDomain:
-        self.faults.may_fail("nested_domain", ENOMEM)
-        return NestedDomain(self)
-
-    def attach(self, domain: AnyDomain) -> None:
-        self.faults.may_fail("attach", ENOMEM)
-        if errno := self.refuses(domain):
-            raise IoctlError(errno, "the driver does not want it")
-        self.current = domain
-        self.log.append("attach")
-
-    def detach(self) -> None:
-        assert self.current is not None
-        self.current = None
-        self.log.append("detach")
-
-    def attach_pasid(self, pasid: int, domain: AnyDomain, old: AnyDomain | None) -> None:
-        self.faults.may_fail("attach_pasid", ENOMEM)
-        assert self.pasids.get(pasid) is old
-        if errno := self.refuses(domain):
-            raise IoctlError(errno, "the driver does not want it")
-        self.pasids[pasid] = domain
-
-    def detach_pasid(self, pasid: int) -> None:
-        del self.pasids[pasid]
 
     def reserved_regions(self) -> list[Region]:
         self.faults.may_fail("reserved_regions", ENOMEM)
         return self.regions
 
 
+class FakePort(Port):
+    def __init__(self, fake: FakeDevice) -> None:
+        super().__init__(fake, dirty_tracking=fake.iommu.dirty_tracking)
+        self.fake = fake
+
+    def attach(self, domain: AnyDomain) -> None:
+        self.fake.faults.may_fail("attach", ENOMEM)
+        if errno := self.fake.refuses(domain):
+            raise IoctlError(errno, "the IOMMU does not want it")
+        self.fake.current = domain
+        self.fake.log.append("attach")
+
+    def detach(self) -> None:
+        assert self.fake.current is not None
+        self.fake.current = None
+        self.fake.log.append("detach")
+
+    def attach_pasid(self, pasid: int, domain: AnyDomain, old: AnyDomain | None) -> None:
+        self.fake.faults.may_fail("attach_pasid", ENOMEM)
+        assert self.fake.pasids.get(pasid) is old
+        if errno := self.fake.refuses(domain):
+            raise IoctlError(errno, "the IOMMU does not want it")
+        self.fake.pasids[pasid] = domain
+
+    def detach_pasid(self, pasid: int) -> None:
+        del self.fake.pasids[pasid]
+
+
 class FakeUser:
-    """The driver of an access: remembers what it pinned, and unpins it when it is asked, unless it is `stubborn`."""
+    """The driver of an access: remembers what it pinned, and unpins it when it is asked, unless it
+    is `stubborn`.
+    """
 
     def __init__(self, context: Context, *, pins: bool = True, name: str = "user") -> None:
         self.name = name
@@ -315,8 +347,8 @@ class FakeUser:
 class FaultyTable(ObjectTable):
     """IDs may run out."""
 
-    def __init__(self, faults: Faults) -> None:
-        super().__init__()
+    def __init__(self, faults: Faults, host: Host) -> None:
+        super().__init__(host)
         self.faults = faults
 
     def reserve(self, obj: Object) -> None:
@@ -348,7 +380,7 @@ def new_ioas(context: Context) -> Ioas:
 
 def new_hwpt(device: Device, ioas: Ioas, flags: int = 0) -> HwptPaging:
     """As a client makes one by hand: it is there until it is destroyed by its ID."""
-    hwpt = at_once(alloc_paging(device.context, ioas, device, flags))
+    hwpt = at_once(alloc_paging(device.context.objects, ioas, device, flags))
     device.context.objects.publish(hwpt)
     return hwpt
 

@@ -1,10 +1,12 @@
-"""A model of the IO page table that is too simple to be wrong: plain lists, scanned from one end to the other."""
+"""A model of the IO page table that is too simple to be wrong: plain lists, scanned from one end to
+the other.
+"""
 
 from dataclasses import dataclass, field
 from errno import EINVAL
 
-from iommud.engine.pages import PAGE_SIZE
-from iommud.engine.span import U64_MAX
+from iommud.engine.memory.origin import PAGE_SIZE
+from iommud.engine.memory.span import U64_MAX
 
 HUGE = 2 << 20
 
@@ -42,7 +44,14 @@ class ModelTable:
             source, offset = area.source
             if (last + 1) % self.alignment or (offset + done) % self.alignment:
                 return EINVAL
-            upper = ModelArea(last + 1, area.length - done, (source, offset + done), area.address + done, area.writable_pages, area.prot)
+            upper = ModelArea(
+                last + 1,
+                area.length - done,
+                (source, offset + done),
+                area.address + done,
+                area.writable_pages,
+                area.prot,
+            )
             self.areas.append(upper)
             area.length = done
         return 0

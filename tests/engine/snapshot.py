@@ -1,22 +1,25 @@
-"""All that the engine knows, as a value that can be compared; and what must hold of it at any time."""
+"""All that the engine knows, as a value that can be compared; and what must hold of it at
+any time.
+"""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from iommud.engine.access import Access
-from iommud.engine.area import Area
-from iommud.engine.context import Context
-from iommud.engine.device import Device
-from iommud.engine.host import Host
-from iommud.engine.hwpt import NO_PASID, Hwpt, HwptPaging
-from iommud.engine.ioas import Ioas
-from iommud.engine.nested import HwptNested
-from iommud.engine.objects import Object, ObjectTable
-from iommud.engine.pages import PAGE_SIZE, AccountMode, Identity, Pages
-from iommud.engine.span import U64_MAX
+from iommud.engine.device.access import Access
+from iommud.engine.device.context import Context
+from iommud.engine.device.device import Device
+from iommud.engine.device.hwpt import NO_PASID, Hwpt, HwptPaging
+from iommud.engine.device.nested import HwptNested
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.mapping.objects import Object, ObjectTable
+from iommud.engine.memory.area import Area
+from iommud.engine.memory.host import Host
+from iommud.engine.memory.origin import PAGE_SIZE, AccountMode, Identity
+from iommud.engine.memory.pages import Pages
+from iommud.engine.memory.span import U64_MAX
 
-from .fakes import FakeDriver, FakeOrigin, FakeUser
+from .fakes import FakeDevice, FakeOrigin, FakeUser
 
 
 def objects_of(context: Context, kind: type[Object] = Object) -> list[Any]:
@@ -38,25 +41,28 @@ def _sorted(things: Iterable[Any]) -> list[Any]:
     return sorted(things, key=id)
 
 
-def snapshot(host: Host, contexts: list[Context], origins: list[FakeOrigin], drivers: list[FakeDriver]) -> dict[str, Any]:
-    """Compares equal to another one exactly when nothing has changed that anybody could notice. Objects stand for themselves."""
+def snapshot(host: Host, contexts: list[Context], origins: list[FakeOrigin], fakes: list[FakeDevice]) -> dict[str, Any]:
+    """Compares equal to another one exactly when nothing has changed that anybody could notice.
+    Objects stand for themselves.
+    """
     return {
         "contexts": [_context(context) for context in contexts],
         "pages": {
-            pages: (pages.refs, pages.npinned, sorted((s.start, s.last) for s in pages.covers), _sorted(areas_of))
+            pages: (pages.refs, pages.npinned, sorted((s.start, s.last) for s in pages.pins), _sorted(areas_of))
             for pages, areas in pages_of(contexts).items()
             for areas_of in [[area for _, area in areas]]
         },
         "charges": (dict(host.user_pages), dict(host.process_pages)),
-        "holding": _sorted(host.holding()),
-        "origins": [(origin.held, origin.open_pins()) for origin in origins],
-        "drivers": [(driver.current, dict(driver.pasids)) for driver in drivers],
+        "holding": _sorted(host.all_pinned()),
+        "origins": [(origin.refs, origin.open_pins()) for origin in origins],
+        "devices": [(fake.current, dict(fake.pasids)) for fake in fakes],
     }
 
 
 def _context(context: Context) -> dict[str, Any]:
     probe = Object()
-    # How many IDs are taken, and which comes next, says more than the free list, whose order nobody can see.
+    # How many IDs are taken, and which comes next, says more than the free list, whose order nobody
+    # can see.
     taken = len(context.objects)
     ObjectTable.reserve(context.objects, probe)
     context.objects.abort(probe)
@@ -70,7 +76,6 @@ def _context(context: Context) -> dict[str, Any]:
             key: (
                 _sorted(group.bound),
                 {pasid: (at.hwpt, _sorted(at.devices)) for pasid, at in group.attachments.items()},
-                group.sw_msi_start,
             )
             for key, group in context.groups.items()
         },
@@ -84,7 +89,9 @@ def _ioas(ioas: Ioas) -> tuple[Any, ...]:
         (
             area,
             (area.iova, area.last, area.start_byte, area.prot, area.pages),
-            (area.hold.pins, area.hold.locks, area.hold.prevent_access) if area.hold is not None else None,
+            (area.accesses.num_accesses, area.accesses.num_locks, area.accesses.prevent_access)
+            if area.accesses is not None
+            else None,
         )
         for area in iopt.areas
     ]
@@ -109,6 +116,8 @@ def check(host: Host, contexts: list[Context], users: list[FakeUser]) -> None:
         for ioas in objects_of(context, Ioas):
             _check_table(ioas)
     _check_pages(host, contexts, users)
+    areas = sum(len(ioas.iopt.areas) for context in contexts for ioas in context.objects if isinstance(ioas, Ioas))
+    assert host.standing == sum(1 + len(context.objects) for context in contexts) + areas
 
 
 def _check_graph(context: Context) -> None:
@@ -137,10 +146,10 @@ def _check_graph(context: Context) -> None:
     for device in objects_of(context, Device):
         assert device in device.group.bound
         mine = {pasid: hwpt for of, pasid, hwpt in attached if of is device}
-        assert _sorted(device.users) == _sorted([device.driver, *mine.values()])
+        assert _sorted(device.users) == _sorted([device.model, *mine.values()])
         own = mine.pop(NO_PASID, None)
-        assert device.driver.current is (own.domain if own is not None else None)
-        assert device.driver.pasids == {pasid: hwpt.domain for pasid, hwpt in mine.items()}
+        assert device.model.current is (own.domain if own is not None else None)
+        assert device.model.pasids == {pasid: hwpt.domain for pasid, hwpt in mine.items()}
         assert not mine or own is None or own.pasid_compat
         assert all(hwpt.pasid_compat for hwpt in mine.values())
     for key, group in context.groups.items():
@@ -160,6 +169,7 @@ def _check_table(ioas: Ioas) -> None:
     assert iopt.iova_alignment == max([1 if iopt.large_pages else PAGE_SIZE, *sizes])
     owed: list[tuple[int, int, object]] = []
     for hwpt in ioas.hwpts:
+        assert isinstance(hwpt, HwptPaging)
         if hwpt.domain.aperture_start:
             owed.append((0, hwpt.domain.aperture_start - 1, hwpt.domain))
         if hwpt.domain.aperture_last != U64_MAX:
@@ -170,7 +180,7 @@ def _check_table(ioas: Ioas) -> None:
             own = device.group.hwpt
             if own is None or own.paging is not hwpt or device not in device.group.attached:
                 continue
-            owed += [(region.start, region.last, device) for region in device.driver.reserved_regions()]
+            owed += [(region.start, region.last, device) for region in device.model.reserved_regions()]
     assert Counter((s, e, id(o)) for s, e, o in iopt.reserved) == Counter((s, e, id(o)) for s, e, o in owed)
     for area in iopt.areas:
         assert area.pages is not None
@@ -199,7 +209,7 @@ def _check_pages(host: Host, contexts: list[Context], users: list[FakeUser]) -> 
     by_user: Counter[int] = Counter()
     by_process: Counter[Hashable] = Counter()
     for pages, areas in all_pages.items():
-        assert Counter((s.start, s.last) for s in pages.covers) == needed[pages]
+        assert Counter((s.start, s.last) for s in pages.pins) == needed[pages]
         covered = {index for first, last in needed[pages] for index in range(first, last + 1)}
         assert pages.npinned == len(covered)
         if pages.origin.alive():
@@ -209,10 +219,10 @@ def _check_pages(host: Host, contexts: list[Context], users: list[FakeUser]) -> 
         elif pages.account_mode == AccountMode.MM and covered:
             by_process[pages.origin.mm] += len(covered)
         for _, area in areas:
-            assert (area.hold.pins if area.hold is not None else 0) == pins[area]
+            assert (area.accesses.num_accesses if area.accesses is not None else 0) == pins[area]
     assert host.user_pages == by_user
     assert host.process_pages == by_process
-    assert _sorted(host.holding()) == _sorted(pages for pages in all_pages if needed[pages])
+    assert _sorted(host.all_pinned()) == _sorted(pages for pages in all_pages if needed[pages])
     for identity, count in held.items():
         assert host.pins(identity) == count
 
@@ -220,6 +230,7 @@ def _check_pages(host: Host, contexts: list[Context], users: list[FakeUser]) -> 
 def check_gone(host: Host, origins: list[FakeOrigin]) -> None:
     """The last context was released: nothing is left anywhere."""
     assert host.empty()
+    assert host.standing == 0
     for origin in origins:
-        assert origin.held == 0
+        assert origin.refs == 0
         assert origin.pins == []

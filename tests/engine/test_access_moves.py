@@ -5,9 +5,9 @@ from errno import EADDRINUSE, EBUSY, EDEADLK, EINVAL, ENOENT
 import pytest
 import trio
 
-from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
-from iommud.engine.ioas import Ioas
-from iommud.engine.span import U64_MAX
+from iommud.engine.mapping.io_pagetable import PROT_READ, PROT_WRITE
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.memory.span import U64_MAX
 from iommud.errors import IoctlError
 from iommud.ops.ioas import UNMAP_TRIES
 from tests.support import PATIENCE
@@ -179,7 +179,7 @@ async def test_unmap_in_the_middle_of_a_pin_of_two_areas(world: World) -> None:
     user.pin(0, 2 * P)
     assert await unmap_range(ioas, P, 2 * P - 1) == P
     assert user.items == []
-    assert [area.hold for area in ioas.iopt.areas] == [None]
+    assert [area.accesses for area in ioas.iopt.areas] == [None]
 
 
 async def test_an_access_that_does_not_let_go(world: World) -> None:
@@ -191,7 +191,8 @@ async def test_an_access_that_does_not_let_go(world: World) -> None:
     user.stubborn = True
     assert await refusal(unmap_range(ioas, 0, U64_MAX)) == EDEADLK
     assert user.asked == [(P, P)] * (UNMAP_TRIES + 1)
-    # What was unmapped before it stays so, what stands stays closed to accesses, and a later try succeeds.
+    # What was unmapped before it stays so, what stands stays closed to accesses, and a later try
+    # succeeds.
     assert [area.iova for area in ioas.iopt.areas] == [P]
     assert errno_of(lambda: user.pin(P, P)) == EINVAL
     user.unpin_all()

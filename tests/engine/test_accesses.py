@@ -4,10 +4,10 @@ from errno import EADDRINUSE, EBUSY, EFAULT, EINVAL, ENOENT, EOVERFLOW, EPERM
 
 import pytest
 
-from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
-from iommud.engine.pages import AccountMode
-from iommud.engine.span import U64_MAX
-from iommud.engine.transfer import Transfer
+from iommud.engine.mapping.io_pagetable import PROT_READ, PROT_WRITE
+from iommud.engine.memory.origin import AccountMode
+from iommud.engine.memory.span import U64_MAX
+from iommud.engine.memory.transfer import Transfer
 from iommud.errors import IoctlError
 
 from .fakes import FakeOrigin, P, attach, copy, errno_of, gone, map_, slice_of, unmap
@@ -62,7 +62,7 @@ def test_what_is_unpinned_in_the_middle_is_pinned_anew(world: World) -> None:
     assert user.pin(0, 4 * P) == [origin.identity(0), old[1], origin.identity(2), old[3]]
     origin.fill(0, b"n" * 4 * P)
     user.write(P // 2, b"x" * P)  # from a new page into an old one
-    assert origin.get(P // 2, P) == b"x" * (P // 2) + b"n" * (P // 2)
+    assert origin.read(P // 2, P) == b"x" * (P // 2) + b"n" * (P // 2)
     assert user.read(P // 2, 3 * P) == b"x" * P + bytes(P // 2) + b"n" * P + bytes(P // 2)
     world.check()
 
@@ -76,7 +76,7 @@ def test_pins_across_areas(world: World) -> None:
     assert user.pin(P, 3 * P - 1) == [origin.identity(1), file.identity(8), origin.identity(16)]
     world.check()
     user.unpin(P, 3 * P - 1)
-    assert all(area.hold is None for area in ioas.iopt.areas)
+    assert all(area.accesses is None for area in ioas.iopt.areas)
 
 
 def test_unaligned_pins(world: World) -> None:
@@ -93,7 +93,8 @@ def test_unaligned_pins(world: World) -> None:
 
 
 def test_each_area_must_end_on_a_page_but_the_last(world: World) -> None:
-    # Only an access that came while nothing was mapped off the page can see such areas: by a copy to a smaller IOVA alignment it cannot.
+    # Only an access that came while nothing was mapped off the page can see such areas: by a copy
+    # to a smaller IOVA alignment it cannot.
     ioas, origin = world.ioas(), world.origin()
     user = world.user(ioas)
     assert errno_of(lambda: map_(ioas, origin, 0, P // 2, 0)) == EINVAL
@@ -130,7 +131,8 @@ def test_the_order_of_what_can_be_wrong_with_a_pin(world: World) -> None:
     assert errno_of(lambda: user.pin(0, P, write=True)) == EPERM
     assert errno_of(lambda: user.pin(0, 5 * P)) == EPERM  # what is wrong with an earlier area wins
     assert errno_of(lambda: user.pin(2 * P, 5 * P)) == EFAULT
-    assert errno_of(lambda: user.pin(2 * P, 2 * P)) == EFAULT  # and then the areas before it are let go
+    # and then the areas before it are let go
+    assert errno_of(lambda: user.pin(2 * P, 2 * P)) == EFAULT
     origin.absent = set()
     assert errno_of(lambda: user.pin(3 * P, 2 * P)) == ENOENT
     assert world.snapshot() == before
@@ -142,7 +144,9 @@ def test_a_pin_asks_for_what_the_map_allowed(world: World) -> None:
     map_(ioas, origin, 0, P, 0, prot=PROT_READ)
     map_(ioas, origin, P, P, P)
     user.pin(0, 2 * P)
-    assert origin.asked == [(0, 1, False), (1, 1, True)], "writeable memory is pinned for writing, whatever the access wants"
+    assert origin.asked == [(0, 1, False), (1, 1, True)], (
+        "writeable memory is pinned for writing, whatever the access wants"
+    )
 
 
 def test_destroy_asks_whether_an_access_is_there(world: World) -> None:
@@ -161,8 +165,8 @@ def test_an_access_keeps_its_context(world: World) -> None:
     user = world.user(ioas)
     map_(ioas, origin, 0, P, 0)
     user.pin(0, P)
-    world.context.hold()  # for World.close
-    world.context.release()
+    world.context.get()  # for World.close
+    world.context.put()
     assert user.read(0, 1) == b"\0"
     world.check()
 
@@ -184,7 +188,7 @@ def test_copies_at_any_offset(world: World) -> None:
                 part = shown[start : start + length]
                 assert user.read(0x1234 + start, len(part), near) == part
         user.write(0x1234 + P - 3, b"123456", near)
-        assert (origin.get(100 + P - 3, 3), origin.get(3 * P - 5, 3)) == (b"123", b"456")
+        assert (origin.read(100 + P - 3, 3), origin.read(3 * P - 5, 3)) == (b"123", b"456")
         user.write(0x1234 + P - 3, shown[P - 3 : P + 3], near)
     assert origin.pins == []
     assert world.host.empty()
@@ -208,10 +212,10 @@ def test_the_order_of_what_can_be_wrong_with_a_copy(world: World) -> None:
     assert errno_of(lambda: user.read(4 * P - 1, 1)) == EFAULT
     # What came before stays copied.
     assert errno_of(lambda: user.write(3 * P - 1, b"ab")) == EFAULT
-    assert origin.get(3 * P - 1, 1) == b"a"
+    assert origin.read(3 * P - 1, 1) == b"a"
     origin.absent = set()
     assert errno_of(lambda: user.write(4 * P - 1, b"cd")) == ENOENT
-    assert origin.get(4 * P - 1, 1) == b"c"
+    assert origin.read(4 * P - 1, 1) == b"c"
     buffer = bytearray(b"....")
     with pytest.raises(IoctlError):
         user.access.read_into(4 * P - 1, memoryview(buffer))
@@ -219,7 +223,9 @@ def test_the_order_of_what_can_be_wrong_with_a_copy(world: World) -> None:
 
 
 def test_a_copy_sees_what_the_kernels_would(world: World) -> None:
-    """By the process itself: its memory as it is now. By another: one page as it is now, several as they were pinned."""
+    """By the process itself: its memory as it is now. By another: one page as it is now, several as
+    they were pinned.
+    """
     ioas, origin = world.ioas(), world.origin()
     user, device = world.user(ioas), world.device()
     map_(ioas, origin, 0, 4 * P, 0)
@@ -305,7 +311,7 @@ def test_a_transfer_pins_what_nobody_holds(world: World) -> None:
         assert world.host.user_pages == {3: 1}, "for the moment, without a charge"
         transfer.copy(memoryview(b"x" * 3 * P))
     assert origin.pins == [held]
-    assert origin.get(0, 4 * P) == bytes(10) + b"x" * 3 * P + bytes(P - 10)
+    assert origin.read(0, 4 * P) == bytes(10) + b"x" * 3 * P + bytes(P - 10)
 
 
 def test_a_transfer_that_must_fail_does_what_comes_before(world: World) -> None:
@@ -316,9 +322,9 @@ def test_a_transfer_that_must_fail_does_what_comes_before(world: World) -> None:
     file.absent = {1}
     before = world.snapshot()
     with user.access.transfer(0, 4 * P, "mm", write=True) as transfer:
-        assert origin.held == 2, "the process is held as long as it is copied to"
+        assert origin.refs == 2, "the process is held as long as it is copied to"
         assert errno_of(lambda: transfer.copy(memoryview(b"y" * 4 * P))) == EFAULT
-    assert origin.get(0, 2 * P) == b"y" * 2 * P
+    assert origin.read(0, 2 * P) == b"y" * 2 * P
     assert world.snapshot() == before
     assert errno_of(lambda: user.access.transfer(0, 0, None, write=True)) == EINVAL
     assert errno_of(lambda: world.user().access.transfer(0, 1, None, write=True)) == ENOENT

@@ -4,8 +4,8 @@ from errno import EFAULT, ENOMEM
 
 import pytest
 
-from iommud.engine.context import Context
-from iommud.engine.pages import AccountMode
+from iommud.engine.device.context import Context
+from iommud.engine.memory.origin import AccountMode
 
 from .fakes import FakeOrigin, P, attach, copy, errno_of, map_, replace, unmap
 from .world import World
@@ -80,7 +80,7 @@ def test_the_exempt_are_not_counted(world: World) -> None:
     attach(world.device(), ioas)
     map_(ioas, origin, 0, 8 * P, 0, account_mode=NONE)
     assert charged(world) == ({}, {})
-    assert sum(1 for _ in world.host.holding()) == 1
+    assert sum(1 for _ in world.host.all_pinned()) == 1
     assert errno_of(lambda: map_(ioas, origin, 0, P, 8 * P, account_mode=USER)) == ENOMEM
 
 
@@ -88,7 +88,8 @@ def test_a_limit_is_in_whole_pages(world: World) -> None:
     ioas, origin = world.ioas(), world.origin()
     attach(world.device(page_sizes=1), ioas)
     origin.limit = 2 * P - 1
-    assert errno_of(lambda: map_(ioas, origin, P - 1, 2, 0, account_mode=USER)) == ENOMEM  # two bytes, two pages
+    # two bytes, two pages
+    assert errno_of(lambda: map_(ioas, origin, P - 1, 2, 0, account_mode=USER)) == ENOMEM
     map_(ioas, origin, P - 2, 2, 0, account_mode=USER)
     assert charged(world)[0] == {1000: 1}
     origin.limit = None
@@ -149,7 +150,7 @@ def test_a_page_is_charged_once_by_each_pages(world: World, mode: AccountMode) -
     user.unpin(0, P)
     steps.append((now(), 0))
     assert [found for found, _ in steps] == [wanted for _, wanted in steps]
-    assert list(world.host.holding()) == []
+    assert list(world.host.all_pinned()) == []
 
 
 def test_a_change_of_page_table_costs_both_for_a_moment(world: World) -> None:
@@ -202,7 +203,7 @@ def test_what_cannot_be_pinned_is_not_charged(world: World) -> None:
     before = world.snapshot()
     assert errno_of(lambda: map_(ioas, origin, 0, 8 * P, 0, account_mode=USER)) == EFAULT
     assert world.snapshot() == before
-    assert list(world.host.holding()) == []
+    assert list(world.host.all_pinned()) == []
 
 
 def test_every_way_out_gives_back(world: World) -> None:
@@ -232,4 +233,4 @@ def test_every_way_out_gives_back(world: World) -> None:
     world.release(user)
     assert not world.host.user_pages, "the end of the access"
     unmap(ioas, 0, 4 * P)
-    assert origin.held == 0
+    assert origin.refs == 0

@@ -5,10 +5,10 @@ from errno import EBUSY, EINVAL, ENOMEM
 
 import pytest
 
-from iommud.engine.change_process import change_process
-from iommud.engine.dma_buf import DmaBuf, dma_buf_slice
-from iommud.engine.io_pagetable import PROT_READ
-from iommud.engine.pages import AccountMode, Origin
+from iommud.engine.device.change_process import change_process
+from iommud.engine.mapping.io_pagetable import PROT_READ
+from iommud.engine.memory.dma_buf import MemoryBuf, dma_buf_slice
+from iommud.engine.memory.origin import AccountMode, Origin
 
 from .fakes import FakeOrigin, P, attach, copy, errno_of, map_, place, slice_of, unmap
 from .world import World
@@ -45,7 +45,7 @@ def test_each_page_is_charged_anew_once(world: World) -> None:
     assert dict(world.host.process_pages) == {"new": 5}
     assert dict(world.host.user_pages) == {1000: 4}
     world.check()
-    assert file.held == second.held == 0
+    assert file.refs == second.refs == 0
     unmap(ioas, 0, 10 * P)
     assert world.host.process_pages.total() == world.host.user_pages.total() == 0
 
@@ -89,7 +89,7 @@ def test_what_cannot_change_hands(world: World) -> None:
     map_(ioas, world.origin(mm="old"), 0, P, 2 * P)
     assert errno_of(lambda: change_process(world.context, of_caller)) == EINVAL
     unmap(ioas, 2 * P, P)
-    place(ioas, [dma_buf_slice(DmaBuf(P), 0, P, writable=True)], 2 * P)
+    place(ioas, [dma_buf_slice(MemoryBuf(P), 0, P, writable=True)], 2 * P)
     assert errno_of(lambda: change_process(world.context, of_caller)) == EINVAL
     unmap(ioas, 2 * P, P)
     change_process(world.context, of_caller)

@@ -1,25 +1,27 @@
 """Contexts with devices and accesses against the model, driven at random, with failures injected.
 
-After every step: the engine's areas, IDs, attachments, pins and charges are the model's, and the invariants hold (snapshot.check). What
-failed has changed nothing. Closing the contexts leaves nothing anywhere.
+After every step: the engine's areas, IDs, attachments, pins and charges are the model's, and the
+invariants hold (snapshot.check). What failed has changed nothing. Closing the contexts leaves
+nothing anywhere.
 """
 
 from collections.abc import Callable
 from errno import EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM
 from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from iommud.engine.access import Access
-from iommud.engine.context import Context
-from iommud.engine.device import Device, Region
-from iommud.engine.hwpt import HwptPaging
-from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
-from iommud.engine.ioas import Ioas
-from iommud.engine.pages import AccountMode
-from iommud.engine.span import U64_MAX
+from iommud.engine.device.access import Access
+from iommud.engine.device.context import Context
+from iommud.engine.device.device import Device
+from iommud.engine.device.hwpt import HwptPaging
+from iommud.engine.device.model import Region
+from iommud.engine.mapping.io_pagetable import PROT_READ, PROT_WRITE
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.memory.origin import AccountMode
+from iommud.engine.memory.span import U64_MAX
+from tests.examples import examples
 
 from .device_model import MContext, MDevice, MHwpt, MIoas, MObject, Model, MPages, MUser, Refuse
 from .fakes import MOCK_PAGE_SIZES, RW, P, attach, copy, errno_of, map_, new_hwpt, replace, unmap_range
@@ -56,23 +58,31 @@ class DeviceMachine(RuleBasedStateMachine):
         for _ in range(CONTEXTS - 1):
             self.world.new_context()
         self.model = Model(CONTEXTS)
-        one, two, file = self.world.origin(mm="one"), self.world.origin(mm="two"), self.world.origin(mm="file", is_file=True)
+        one, two, file = (
+            self.world.origin(mm="one"),
+            self.world.origin(mm="two"),
+            self.world.origin(mm="file", is_file=True),
+        )
         one.limit, two.limit, file.limit = 12 * P, 8 * P, 9 * P
         world = self.world
-        world.driver(group="g", regions=[Region(P, 2 * P - 1)])
-        world.driver(group="g", page_sizes=MOCK_PAGE_SIZES)
-        world.driver(make="other", aperture=(P, 40 * P - 1))
-        world.driver(page_sizes=MOCK_PAGE_SIZES, aperture=(0, (1 << 31) - 1), regions=[Region(8 * P, 9 * P - 1), Region(11 * P, 11 * P)])
-        world.driver(make="other")
-        world.driver(group="g", make="other")
+        world.fake(group="g", regions=[Region(P, 2 * P - 1)])
+        world.fake(group="g", page_sizes=MOCK_PAGE_SIZES)
+        world.fake(make="other", aperture=(P, 40 * P - 1))
+        world.fake(
+            page_sizes=MOCK_PAGE_SIZES,
+            aperture=(0, (1 << 31) - 1),
+            regions=[Region(8 * P, 9 * P - 1), Region(11 * P, 11 * P)],
+        )
+        world.fake(make="other")
+        world.fake(group="g", make="other")
         self.furnish()
 
     def furnish(self) -> None:
         """Most of what can happen needs all of this."""
         for which in (0, 0, 1):
             self.create(which, MIoas, False)
-        for driver in range(4):
-            self.bind(0, driver, None)
+        for fake in range(4):
+            self.bind(0, fake, None)
         for ioas in range(2):
             self.map(0, ioas, 0, 0, 3 * P, 2 * P, RW, AccountMode.USER, None)
             self.map(0, ioas, ioas + 1, 2 * P, 2 * P, 5 * P, RW, AccountMode.MM, None)
@@ -86,16 +96,22 @@ class DeviceMachine(RuleBasedStateMachine):
     # --- how a step is taken ---
 
     def pick(self, which: int, kind: type, at: int) -> Any:
-        """(context, its twin in the model, object, its twin), or None when there is no object of that kind."""
+        """(context, its twin in the model, object, its twin), or None when there is no object of
+        that kind.
+        """
         context, twin = self.world.contexts[which], self.model.contexts[which]
-        found = sorted(twin.all(kind), key=lambda obj: isinstance(obj, MDevice) and obj.hwpt is None)  # attached ones first
+        found = sorted(
+            twin.all(kind), key=lambda obj: isinstance(obj, MDevice) and obj.hwpt is None
+        )  # attached ones first
         if not found:
             return None
         chosen = found[at % len(found)]
         return context, twin, context.objects.get(chosen.number, REAL[kind]), chosen
 
     def act(self, call: Callable[[], object], expect: Callable[[], object], fault: int | None = None) -> bool:
-        """Do it here and in the model; whether it was done. A fault that struck explains the refusal."""
+        """Do it here and in the model; whether it was done. A fault that struck explains the
+        refusal.
+        """
         before = self.world.snapshot()
         self.world.faults.arm(fault)
         refused = errno_of(call)
@@ -151,12 +167,14 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @rule(which=CONTEXT, at=PICK, what=st.sampled_from([MDevice, MUser, MContext, None, None, None, None]))
     def leave(self, which: int, at: int, what: type | None) -> None:
-        """A driver lets go of its device or its access; or a file is closed: all drivers leave, then the context goes."""
+        """A device is unbound, or an access released; or a file is closed: all leave, then the
+        context goes.
+        """
         context, twin = self.world.contexts[which], self.model.contexts[which]
         if what is MContext:
             for number in [n for n, obj in twin.objects.items() if isinstance(obj, MDevice | MUser)]:
                 self.end(context, twin, number)
-            context.release()
+            context.put()
             assert len(context.objects) == 0
             self.world.contexts[which] = self.world.new_context()
             self.world.contexts.pop()
@@ -179,17 +197,17 @@ class DeviceMachine(RuleBasedStateMachine):
     @rule(which=CONTEXT, at=PICK, fault=FAULT)
     def bind(self, which: int, at: int, fault: int | None) -> None:
         context, twin = self.world.contexts[which], self.model.contexts[which]
-        driver = self.world.drivers[at % len(self.world.drivers)]
+        fake = self.world.fakes[at % len(self.world.fakes)]
         bound = [(c, d) for c in self.model.contexts for d in c.all(MDevice)]
-        if any(d.driver is driver for _, d in bound):
+        if any(d.fake is fake for _, d in bound):
             return
 
         def expect() -> None:
-            if any(c is not twin and d.driver.group == driver.group for c, d in bound):
+            if any(c is not twin and d.fake.group == fake.group for c, d in bound):
                 raise Refuse(EPERM)
-            twin.add(MDevice(twin.next_id(), driver))
+            twin.add(MDevice(twin.next_id(), fake))
 
-        self.act(lambda: self.world.bind(driver, context), expect, fault)
+        self.act(lambda: self.world.bind(fake, context), expect, fault)
 
     @rule(which=CONTEXT, at=PICK, to=st.sampled_from([0, 1, 3, 4, 2, 5, 0, 1, 9]), fault=FAULT, odd=SELDOM)
     def attach(self, which: int, at: int, to: int, fault: int | None, odd: bool) -> None:
@@ -199,7 +217,9 @@ class DeviceMachine(RuleBasedStateMachine):
         _, twin, device, chosen = found
         numbers = sorted(twin.objects, key=lambda n: (not isinstance(twin.objects[n], MIoas), n))
         number = numbers[to] if to < len(numbers) else 99
-        ours, theirs = (replace, self.model.replace) if (chosen.hwpt is not None) != odd else (attach, self.model.attach)
+        ours, theirs = (
+            (replace, self.model.replace) if (chosen.hwpt is not None) != odd else (attach, self.model.attach)
+        )
         result: list[int] = []
         if self.act(lambda: result.append(ours(device, number)), lambda: theirs(twin, chosen, number), fault):
             assert chosen.hwpt is not None
@@ -215,7 +235,9 @@ class DeviceMachine(RuleBasedStateMachine):
     def make_hwpt(self, which: int, at: int, table: int, fault: int | None) -> None:
         found, ioas = self.pick(which, MDevice, at), self.pick(which, MIoas, table)
         if found is not None and ioas is not None and len(found[1].all(MHwpt)) < 4:
-            self.act(lambda: new_hwpt(found[2], ioas[2]), lambda: self.model.make_hwpt(found[1], found[3], ioas[3]), fault)
+            self.act(
+                lambda: new_hwpt(found[2], ioas[2]), lambda: self.model.make_hwpt(found[1], found[3], ioas[3]), fault
+            )
 
     @rule(which=CONTEXT, at=PICK, spot=SPOT, length=LENGTH, write=st.booleans())
     def dma(self, which: int, at: int, spot: tuple[int, int], length: int, write: bool) -> None:
@@ -242,10 +264,27 @@ class DeviceMachine(RuleBasedStateMachine):
     # --- mappings ---
 
     @rule(
-        which=CONTEXT, at=PICK, origin=st.integers(0, 2), address=ADDRESS, length=LENGTH, iova=WHERE, prot=PROT, mode=MODE, fault=FAULT
+        which=CONTEXT,
+        at=PICK,
+        origin=st.integers(0, 2),
+        address=ADDRESS,
+        length=LENGTH,
+        iova=WHERE,
+        prot=PROT,
+        mode=MODE,
+        fault=FAULT,
     )
     def map(
-        self, which: int, at: int, origin: int, address: int, length: int, iova: int, prot: int, mode: AccountMode, fault: int | None
+        self,
+        which: int,
+        at: int,
+        origin: int,
+        address: int,
+        length: int,
+        iova: int,
+        prot: int,
+        mode: AccountMode,
+        fault: int | None,
     ) -> None:
         found = self.pick(which, MIoas, at)
         if found is not None:
@@ -258,7 +297,9 @@ class DeviceMachine(RuleBasedStateMachine):
             )
 
     @rule(which=CONTEXT, at=PICK, to=PICK, spot=SPOT, length=LENGTH, iova=WHERE, prot=PROT, fault=FAULT)
-    def copy(self, which: int, at: int, to: int, spot: tuple[int, int], length: int, iova: int, prot: int, fault: int | None) -> None:
+    def copy(
+        self, which: int, at: int, to: int, spot: tuple[int, int], length: int, iova: int, prot: int, fault: int | None
+    ) -> None:
         found, target = self.pick(which, MIoas, at), self.pick(which, MIoas, to)
         if found is not None:
             source = self.near(found[3], spot)
@@ -314,7 +355,9 @@ class DeviceMachine(RuleBasedStateMachine):
         if found is not None:
             user, iova = self.user_of(found[2]), self.near(found[3].ioas, spot)
             self.act(
-                lambda: user.pin(iova, length, write=write), lambda: self.model.pin(found[3], iova, length, write=write), fault
+                lambda: user.pin(iova, length, write=write),
+                lambda: self.model.pin(found[3], iova, length, write=write),
+                fault,
             )
 
     @rule(which=CONTEXT, at=PICK, item=PICK)
@@ -327,7 +370,11 @@ class DeviceMachine(RuleBasedStateMachine):
 
     # --- what the processes do ---
 
-    @rule(origin=st.integers(0, 2), page=st.integers(0, 9), what=st.sampled_from(["write", "remap", "lose", "find", "find"]))
+    @rule(
+        origin=st.integers(0, 2),
+        page=st.integers(0, 9),
+        what=st.sampled_from(["write", "remap", "lose", "find", "find"]),
+    )
     def process(self, origin: int, page: int, what: str) -> None:
         source = self.world.origins[origin]
         if what == "lose":
@@ -353,7 +400,9 @@ class DeviceMachine(RuleBasedStateMachine):
                 self.same_table(context, chosen)
             for device in twin.all(MDevice):
                 hwpt = context.objects.get(device.number, Device).group.hwpt if device.hwpt is not None else None
-                assert (hwpt.id if hwpt is not None else None) == (device.hwpt.number if device.hwpt is not None else None)
+                assert (hwpt.id if hwpt is not None else None) == (
+                    device.hwpt.number if device.hwpt is not None else None
+                )
 
     @staticmethod
     def same_table(context: Context, chosen: MIoas) -> None:
@@ -383,5 +432,5 @@ class DeviceMachine(RuleBasedStateMachine):
 
 REAL: dict[type, Any] = {MIoas: Ioas, MHwpt: HwptPaging, MDevice: Device, MUser: Access, MObject: object}
 
-DeviceMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=60, deadline=None)
+DeviceMachine.TestCase.settings = examples(250, steps=60)
 TestDevices = DeviceMachine.TestCase

@@ -1,10 +1,13 @@
-"""Devices: bind, attach, replace, detach, unbind; automatic page tables; groups; what may come and what is in its way."""
+"""Devices: bind, attach, replace, detach, unbind; automatic page tables; groups; what may come and
+what is in its way.
+"""
 
 from errno import EBUSY, EFAULT, EINVAL, ENOENT, EPERM
 
 import pytest
 
-from iommud.engine.device import Device, Region
+from iommud.engine.device.device import Device
+from iommud.engine.device.model import Region
 
 from .fakes import (
     P,
@@ -21,7 +24,7 @@ from .world import World
 # --- bind ---
 
 
-def test_a_bound_device_goes_only_with_its_driver(world: World) -> None:
+def test_a_bound_device_goes_only_with_its_model(world: World) -> None:
     device = world.device()
     assert world.context.objects.get(device.id, Device) is device
     assert errno_of(lambda: world.context.objects.remove(device.id)) == EBUSY
@@ -32,16 +35,16 @@ def test_a_bound_device_goes_only_with_its_driver(world: World) -> None:
 
 
 def test_a_device_that_bypasses_the_caches_is_refused(world: World) -> None:
-    driver = world.driver()
-    driver.cache_coherent = False
+    fake = world.fake()
+    fake.cache_coherent = False
     before = world.snapshot()
-    assert errno_of(lambda: world.bind(driver)) == EINVAL
+    assert errno_of(lambda: world.bind(fake)) == EINVAL
     assert world.snapshot() == before
 
 
 def test_a_group_belongs_to_one_context(world: World) -> None:
     other = world.new_context()
-    first, second = world.driver(group="g"), world.driver(group="g")
+    first, second = world.fake(group="g"), world.fake(group="g")
     device = world.bind(first)
     before = world.snapshot()
     assert errno_of(lambda: world.bind(second, other)) == EPERM
@@ -148,21 +151,21 @@ def test_detached_twice(world: World) -> None:
     assert world.snapshot() == before
 
 
-def test_a_driver_that_refuses(world: World) -> None:
+def test_an_iommu_that_refuses(world: World) -> None:
     ioas, first, second = world.ioas(), world.device(), world.device()
     number = attach(first, ioas)
     shared = hwpt_of(world.context, number).domain
-    driver = world.drivers[1]
+    fake = world.fakes[1]
     # EINVAL means "not this one": another is tried, and made.
-    driver.refuses = lambda domain: EINVAL if domain is shared else 0
+    fake.refuses = lambda domain: EINVAL if domain is shared else 0
     assert attach(second, ioas) != number
     second.detach()
     before = world.snapshot()
     assert errno_of(lambda: attach(second, number)) == EINVAL
     # Anything else ends it.
-    driver.refuses = lambda domain: EFAULT if domain is shared else 0
+    fake.refuses = lambda domain: EFAULT if domain is shared else 0
     assert errno_of(lambda: attach(second, ioas)) == EFAULT
-    driver.refuses = lambda _: EINVAL
+    fake.refuses = lambda _: EINVAL
     assert errno_of(lambda: attach(second, ioas)) == EINVAL
     assert world.snapshot() == before
 
@@ -180,8 +183,8 @@ def test_replace(world: World) -> None:
     assert gone(world.context, old)
     assert new.ioas is other
     assert origin.open_pins() == {8: 1}
-    assert world.drivers[0].current is new.domain
-    assert world.drivers[0].log == ["attach", "attach"]  # never detached in between
+    assert world.fakes[0].current is new.domain
+    assert world.fakes[0].log == ["attach", "attach"]  # never detached in between
     world.check()
 
 
@@ -219,7 +222,7 @@ def test_replace_within_one_ioas_keeps_the_reserved_regions(world: World) -> Non
     replace(device, hwpt)
     assert [(s.start, s.last) for s in ioas.iopt.reserved] == [(0x1000, 0x1FFF)]
     world.check()
-    world.drivers[0].refuses = lambda domain: EINVAL if domain is refused.domain else 0
+    world.fakes[0].refuses = lambda domain: EINVAL if domain is refused.domain else 0
     before = world.snapshot()
     assert errno_of(lambda: replace(device, refused)) == EINVAL
     assert world.snapshot() == before

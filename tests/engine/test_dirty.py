@@ -6,14 +6,16 @@ from errno import EINVAL, EOVERFLOW
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from iommud.engine.dirty import CHUNK_UNITS, Dirty, check_window, read
-from iommud.engine.domain import DIRTY_TRACKING
-from iommud.engine.hwpt import HwptPaging
-from iommud.engine.ioas import Ioas
-from iommud.engine.span import U64_MAX
+from iommud.engine.device.hwpt import HwptPaging
+from iommud.engine.mapping.dirty import CHUNK_UNITS, Dirty
+from iommud.engine.mapping.dirty_bitmap import check_window, read
+from iommud.engine.mapping.domain import DIRTY_TRACKING
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.memory.span import U64_MAX
+from tests.examples import examples
 
 from .fakes import MOCK_PAGE_SIZES, FakeOrigin, P, attach, errno_of, map_, new_hwpt, unmap
 from .world import World
@@ -80,7 +82,9 @@ class Model:
 
 
 def script(random: Random) -> Iterator[tuple[str, list[int]]]:
-    """What is done, and with which numbers: mostly writes and reads. From a seed, as lists that hypothesis draws are seldom so busy."""
+    """What is done, and with which numbers: mostly writes and reads. From a seed, as lists that
+    hypothesis draws are seldom so busy.
+    """
     yield "map", [1, 27, 3]
     yield "map", [28, 14, 1]
     for _ in range(120):
@@ -97,7 +101,7 @@ def script(random: Random) -> Iterator[tuple[str, list[int]]]:
             yield name, [random.random() < 0.8] if name == "enable" else [unit]
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.integers(0, 2**32))
 def test_dma_marks_what_the_model_marks(seed: int) -> None:
     world = World()
@@ -239,7 +243,9 @@ def test_what_is_clean_costs_nothing(world: World, page_size: int) -> None:
 
 @pytest.mark.parametrize("ahead", [0, 3, 8 * 5])
 def test_a_long_bitmap_comes_in_pieces_that_fit_together(world: World, ahead: int) -> None:
-    """`ahead`: pages by which the window begins before what is dirty; a chunk's bits then begin amid a byte."""
+    """`ahead`: pages by which the window begins before what is dirty; a chunk's bits then begin
+    amid a byte.
+    """
     _, hwpt = tracked(world)
     ioas, origin = hwpt.ioas, world.origin()
     npages = 200 * CHUNK_UNITS

@@ -5,10 +5,10 @@ from errno import EFAULT, ENOENT, EPERM
 
 import pytest
 
-from iommud.engine.device import Device
-from iommud.engine.filling import FILL_AT_ONCE
-from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
-from iommud.engine.span import U64_MAX
+from iommud.engine.device.device import Device
+from iommud.engine.mapping.filling import FILL_AT_ONCE
+from iommud.engine.mapping.io_pagetable import PROT_READ, PROT_WRITE
+from iommud.engine.memory.span import U64_MAX
 
 from .fakes import (
     MOCK_PAGE_SIZES,
@@ -36,10 +36,10 @@ def test_dma_goes_to_the_pages_that_were_there_at_the_map(world: World) -> None:
     device.dma_read(0x11000 - 300, memoryview(buffer))
     assert buffer == (bytes(range(256)) * 48)[2 * P - 300 : 2 * P] + (bytes(range(256)) * 48)[:300]
     device.dma_write(0x11000 - 2, memoryview(b"abcd"))
-    assert origin.get(2 * P - 2, 2) + origin.get(0, 2) == b"abcd"
+    assert origin.read(2 * P - 2, 2) + origin.read(0, 2) == b"abcd"
     origin.remap(0)
     device.dma_write(0x11000, memoryview(b"old"))
-    assert origin.get(0, 3) == bytes(3), "the device writes to the pinned page, not to the one that is there now"
+    assert origin.read(0, 3) == bytes(3), "the device writes to the pinned page, not to the one that is there now"
     device.dma_read(0x11000, memoryview(buffer)[:3])
     assert buffer[:3] == b"old"
     device.dma_read(0x50000, memoryview(b""))
@@ -58,7 +58,7 @@ def test_dma_that_faults(world: World) -> None:
     assert errno_of(lambda: device.dma_read(0x2000, one)) == EPERM
     assert errno_of(lambda: device.dma_read(0xFFF, one)) == ENOENT
     assert errno_of(lambda: device.dma_write(0x2FFF, memoryview(b"ab"))) == ENOENT
-    assert origin.get(2 * P - 1, 1) == b"a", "what came before the fault was written"
+    assert origin.read(2 * P - 1, 1) == b"a", "what came before the fault was written"
     assert errno_of(lambda: device.dma_write(U64_MAX, memoryview(b"ab"))) == ENOENT
     assert errno_of(lambda: other.dma_read(0x1000, one)) == ENOENT  # of the group, but not attached
     origin.lost = True
@@ -86,7 +86,6 @@ def test_a_long_fill_pauses_and_an_access_may_come_meanwhile(world: World) -> No
     ioas, origin, device = world.ioas(), world.origin(), world.device(page_sizes=MOCK_PAGE_SIZES)
     for n in range(FILL_AT_ONCE + 1):
         map_(ioas, origin, n * P, P, n * P)
-
 
     def come() -> None:
         world.user(ioas)

@@ -2,8 +2,8 @@
 
 from errno import EINVAL, ENODEV, ENOENT, EPERM
 
-from iommud.engine.dma_buf import DmaBuf, dma_buf_slice
-from iommud.engine.ioas import Ioas
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.memory.dma_buf import DmaBuf, MemoryBuf, dma_buf_slice
 
 from .fakes import RW, P, attach, copy, errno_of, place, unmap
 from .world import World
@@ -14,7 +14,7 @@ def show(ioas: Ioas, buffer: DmaBuf, start: int, length: int, iova: int, *, writ
 
 
 def test_a_device_reads_and_writes_it(world: World) -> None:
-    ioas, buffer, device = world.ioas(), DmaBuf(4 * P), world.device()
+    ioas, buffer, device = world.ioas(), MemoryBuf(4 * P), world.device()
     attach(device, ioas)
     show(ioas, buffer, P, 2 * P, 0)
     device.dma_write(P - 2, memoryview(b"abcd"))
@@ -28,7 +28,7 @@ def test_a_device_reads_and_writes_it(world: World) -> None:
 
 
 def test_what_is_lost_is_lost_for_ever(world: World) -> None:
-    ioas, other, buffer, device = world.ioas(), world.ioas(), DmaBuf(2 * P), world.device()
+    ioas, other, buffer, device = world.ioas(), world.ioas(), MemoryBuf(2 * P), world.device()
     attach(device, ioas)
     show(ioas, buffer, 0, 2 * P, 0)
     copy(ioas, 0, P, other, 0)
@@ -52,7 +52,7 @@ def test_what_is_lost_is_lost_for_ever(world: World) -> None:
 
 
 def test_accesses_do_not_reach_it(world: World) -> None:
-    ioas, buffer = world.ioas(), DmaBuf(P)
+    ioas, buffer = world.ioas(), MemoryBuf(P)
     user = world.user(ioas)
     show(ioas, buffer, 0, P, 0)
     show(ioas, buffer, 0, P, P, writable=False)
@@ -65,5 +65,5 @@ def test_accesses_do_not_reach_it(world: World) -> None:
 def test_nobody_is_charged(world: World) -> None:
     ioas = world.ioas()
     attach(world.device(), ioas)
-    show(ioas, DmaBuf(P), 0, P, 0)
+    show(ioas, MemoryBuf(P), 0, P, 0)
     assert world.host.user_pages.total() == world.host.process_pages.total() == 0

@@ -1,5 +1,6 @@
-"""The failure sweep: each step of each operation that can fail is made to fail once, the first, the second, until none is left. Every
-time the state afterwards is the state before; and when nothing fails any more, the operation succeeds.
+"""The failure sweep: each step of each operation that can fail is made to fail once, the first, the
+second, until none is left. Every time the state afterwards is the state before; and when nothing
+fails any more, the operation succeeds.
 """
 
 from collections.abc import Callable
@@ -7,10 +8,11 @@ from errno import EADDRINUSE, EFAULT, ENOMEM
 
 import pytest
 
-from iommud.engine.device import Region, bind
-from iommud.engine.ioas import Ioas
-from iommud.engine.pages import AccountMode
-from iommud.engine.span import spans_of
+from iommud.engine.device.device import bind
+from iommud.engine.device.model import Region
+from iommud.engine.mapping.allowed import allowed_of
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.memory.origin import AccountMode
 from iommud.errors import IoctlError
 
 from .fakes import (
@@ -36,7 +38,9 @@ SCENARIOS: dict[str, tuple[Callable[[World], Operation], list[str]]] = {}
 
 
 def scenario(*steps: str) -> Callable[[Callable[[World], Operation]], Callable[[World], Operation]]:
-    """What prepares the world and returns the operation; `steps`: what can fail in it, in its order."""
+    """What prepares the world and returns the operation; `steps`: what can fail in it, in its
+    order.
+    """
 
     def keep(prepare: Callable[[World], Operation]) -> Callable[[World], Operation]:
         SCENARIOS[prepare.__name__] = prepare, list(steps)
@@ -63,8 +67,8 @@ FURNITURE = ("pin", "limit") * 3
 
 @scenario("ID")
 def bind_a_device(world: World) -> Operation:
-    driver = world.driver()
-    return lambda: world.devices.append(bind(world.context, driver))
+    fake = world.fake()
+    return lambda: world.devices.append(bind(world.context, fake, fake.iommu))
 
 
 @scenario("ID", "domain", "reserved_regions", "attach", *FURNITURE)
@@ -140,7 +144,9 @@ def replace_by_another_ioas(world: World) -> Operation:
     return lambda: replace(device, other)
 
 
-@scenario("ID", "domain", *FURNITURE, "reserved_regions", "reserved_regions", "reserved_regions", "attach", "attach", "attach")
+@scenario(
+    "ID", "domain", *FURNITURE, "reserved_regions", "reserved_regions", "reserved_regions", "attach", "attach", "attach"
+)
 def replace_for_a_whole_group(world: World) -> Operation:
     ioas, other = world.ioas(), world.ioas()
     furnish(world, ioas)
@@ -282,7 +288,9 @@ def refused_each_time(world: World, operation: Operation, errno: int, times: int
 
 
 def pinning(world: World, name: str, mode: AccountMode) -> tuple[FakeOrigin, Operation]:
-    """An operation that pins six pages, in three areas where it finds them mapped, and whose they are."""
+    """An operation that pins six pages, in three areas where it finds them mapped, and whose they
+    are.
+    """
     ioas, other, origin = world.ioas(), world.ioas(), world.origin()
     device, user = world.device(), world.user(ioas)
     for n in range(3):
@@ -352,7 +360,9 @@ def test_the_nth_area_is_off_the_alignment(world: World, name: str) -> None:
 def test_something_is_in_the_nth_reserved_region(world: World, name: str) -> None:
     ioas, other, origin = world.ioas(), world.ioas(), world.origin()
     devices = [
-        world.device(group="g", regions=[Region(4 * n * P, 4 * n * P + P - 1), Region((4 * n + 2) * P, (4 * n + 2) * P)])
+        world.device(
+            group="g", regions=[Region(4 * n * P, 4 * n * P + P - 1), Region((4 * n + 2) * P, (4 * n + 2) * P)]
+        )
         for n in range(3)
     ]
     if name == "replace":
@@ -388,6 +398,6 @@ def test_something_is_in_the_nth_reserved_region(world: World, name: str) -> Non
     operations: dict[str, Operation] = {
         "attach": attach_all,
         "replace": lambda: replace(devices[1], ioas),
-        "allow": lambda: ioas.iopt.allow(spans_of([(P, P + 1), (obstacle, obstacle + 1)])),
+        "allow": lambda: ioas.iopt.allow(allowed_of([(P, P + 1), (obstacle, obstacle + 1)])),
     }
     refused_each_time(world, operations[name], EADDRINUSE, 6, in_the_way)

@@ -1,4 +1,4 @@
-"""Fault queues: every group is answered once, whoever answers it."""
+"""FaultQueue queues: every group is answered once, whoever answers it."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from random import Random
 
 import pytest
 
-from iommud.engine.device import Device
-from iommud.engine.domain import NEST_PARENT, PASID
-from iommud.engine.fault import INVALID, SUCCESS, Fault, PageFault
-from iommud.engine.hwpt import Hwpt
-from iommud.engine.nested import alloc_nested
-from iommud.engine.user_data import UserData
+from iommud.engine.device.device import Device
+from iommud.engine.device.fault import INVALID, SUCCESS, FaultQueue, PageFault
+from iommud.engine.device.hwpt import Hwpt
+from iommud.engine.device.nested import alloc_nested
+from iommud.engine.mapping.domain import NEST_PARENT, PASID
+from iommud.engine.mapping.user_data import UserData
 
 from .fakes import attach, errno_of, new_hwpt, replace
 from .world import World
@@ -33,14 +33,14 @@ def answers() -> Answers:
     return Answers()
 
 
-def new_queue(world: World) -> Fault:
-    fault = Fault()
+def new_queue(world: World) -> FaultQueue:
+    fault = FaultQueue()
     world.context.objects.reserve(fault)
     world.context.objects.publish(fault)
     return fault
 
 
-def listening(world: World, queue: Fault | None = None, device: Device | None = None) -> tuple[Device, Fault]:
+def listening(world: World, queue: FaultQueue | None = None, device: Device | None = None) -> tuple[Device, FaultQueue]:
     """A device on a page table whose faults go to a queue."""
     queue, device = queue or new_queue(world), device or world.device()
     hwpt = new_hwpt(device, world.ioas())
@@ -49,7 +49,7 @@ def listening(world: World, queue: Fault | None = None, device: Device | None = 
     return device, queue
 
 
-def cookies(queue: Fault, room: int = 1000) -> list[int]:
+def cookies(queue: FaultQueue, room: int = 1000) -> list[int]:
     return [group.cookie for group in queue.read(room)]
 
 
@@ -182,7 +182,9 @@ def test_pasids(world: World, answers: Answers) -> None:
 def test_a_guest_with_its_own_table_of_pasids(world: World, answers: Answers) -> None:
     device, queue = world.device(max_pasids=8), new_queue(world)
     parent = new_hwpt(device, world.ioas(), NEST_PARENT)
-    nested: Hwpt = alloc_nested(world.context, parent, device, 0, UserData(1, 4, lambda offset, length: bytes(length)))
+    nested: Hwpt = alloc_nested(
+        world.context.objects, parent, device, 0, UserData(1, 4, lambda offset, length: bytes(length))
+    )
     nested.set_fault(queue)
     world.context.objects.publish(nested)
     attach(device, nested)

@@ -1,11 +1,14 @@
-"""Groups, reserved regions, apertures and page sizes: what devices share, and what is in whose way."""
+"""Groups, reserved regions, apertures and page sizes: what devices share, and what is in
+whose way.
+"""
 
 from errno import EADDRINUSE, EINVAL
 
 import pytest
 
-from iommud.engine.device import Region
-from iommud.engine.span import U64_MAX, spans_of
+from iommud.engine.device.model import Region
+from iommud.engine.mapping.allowed import allowed_of
+from iommud.engine.memory.span import U64_MAX
 
 from .fakes import (
     MOCK_PAGE_SIZES,
@@ -41,7 +44,7 @@ def test_a_group_has_one_page_table(world: World) -> None:
     assert hwpt_of(world.context, number).users == [first, second]
     # The page table stays until the last has left, whichever came first.
     first.detach()
-    assert world.drivers[1].current is not None
+    assert world.fakes[1].current is not None
     assert errno_of(lambda: attach(first, other)) == EINVAL
     second.detach()
     assert attach(first, other)
@@ -55,17 +58,16 @@ def test_replace_moves_the_whole_group(world: World) -> None:
     bystander = world.device(group="g", regions=[Region(0x8000, 0x8FFF)])
     attach(first, ioas)
     attach(second, ioas)
-    assert first.group.sw_msi_start == 0x5000
     new = hwpt_of(world.context, replace(second, other))
     assert new.users == [first, second]
-    assert first.users == [world.drivers[0], new]
-    assert world.drivers[0].current is world.drivers[1].current is new.domain
-    assert world.drivers[2].current is None
+    assert first.users == [world.fakes[0], new]
+    assert world.fakes[0].current is world.fakes[1].current is new.domain
+    assert world.fakes[2].current is None
     assert [s.start for s in other.iopt.reserved] == [0x1000, 0x5000]
     assert list(ioas.iopt.reserved) == []
     assert ioas.users == []
     world.check()
-    assert bystander.users == [world.drivers[2]]
+    assert bystander.users == [world.fakes[2]]
 
 
 def test_a_member_that_refuses_keeps_the_group_where_it_was(world: World) -> None:
@@ -73,7 +75,7 @@ def test_a_member_that_refuses_keeps_the_group_where_it_was(world: World) -> Non
     devices = [world.device(group="g", regions=[Region(n * P, n * P + P - 1)]) for n in range(3)]
     for device in devices:
         attach(device, ioas)
-    world.drivers[1].refuses = lambda domain: 0 if domain in ioas.iopt.domains else EINVAL
+    world.fakes[1].refuses = lambda domain: 0 if domain in ioas.iopt.domains else EINVAL
     before = world.snapshot()
     assert errno_of(lambda: replace(devices[2], other)) == EINVAL
     assert world.snapshot() == before
@@ -99,13 +101,13 @@ def test_reserved_regions_come_and_go_with_their_device(world: World) -> None:
 def test_a_reserved_region_against_the_allowed_list(world: World) -> None:
     ioas = world.ioas()
     device = world.device(regions=[Region(0x1000, 0x1FFF), Region(0x9000, 0x9FFF)])
-    ioas.iopt.allow(spans_of([(0x9800, 0xFFFF)]))
+    ioas.iopt.allow(allowed_of([(0x9800, 0xFFFF)]))
     before = world.snapshot()
     assert errno_of(lambda: attach(device, ioas)) == EADDRINUSE
     assert world.snapshot() == before
-    ioas.iopt.allow(spans_of([(0xA000, 0xFFFF)]))
+    ioas.iopt.allow(allowed_of([(0xA000, 0xFFFF)]))
     attach(device, ioas)
-    assert errno_of(lambda: ioas.iopt.allow(spans_of([(0x9FFF, 0xA000)]))) == EADDRINUSE
+    assert errno_of(lambda: ioas.iopt.allow(allowed_of([(0x9FFF, 0xA000)]))) == EADDRINUSE
 
 
 # --- apertures and page sizes ---
@@ -130,11 +132,11 @@ def test_the_aperture_is_reserved_while_the_page_table_is_there(world: World) ->
 
 def test_an_allowed_range_outside_the_aperture(world: World) -> None:
     ioas, device = world.ioas(), world.device(aperture=MOCK_APERTURE)
-    ioas.iopt.allow(spans_of([(0x2000000, 0x80000000)]))
+    ioas.iopt.allow(allowed_of([(0x2000000, 0x80000000)]))
     before = world.snapshot()
     assert errno_of(lambda: attach(device, ioas)) == EADDRINUSE
     assert world.snapshot() == before
-    ioas.iopt.allow(spans_of([(0x2000000, 0x7FFFFFFF)]))
+    ioas.iopt.allow(allowed_of([(0x2000000, 0x7FFFFFFF)]))
     attach(device, ioas)
 
 
@@ -159,7 +161,7 @@ def test_pages_larger_than_the_systems_cannot_be_filled(world: World) -> None:
     before = world.snapshot()
     assert errno_of(lambda: attach(device, ioas)) == EINVAL
     assert world.snapshot() == before
-    assert world.drivers[0].log == ["attach", "detach"]  # attached first, as the kernel does
+    assert world.fakes[0].log == ["attach", "detach"]  # attached first, as the kernel does
 
 
 def test_single_pages_with_a_device(world: World) -> None:

@@ -1,16 +1,20 @@
-"""Page tables by hand and nested ones, PASIDs, vIOMMUs; each also with every single thing that may fail failing."""
+"""Page tables by hand and nested ones, PASIDs, vIOMMUs; each also with every single thing that may
+fail failing.
+"""
 
 from collections.abc import Callable
 from errno import EADDRINUSE, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EOPNOTSUPP
 
 import pytest
 
-from iommud.engine.device import Device, Driver, Region, bind
-from iommud.engine.domain import DIRTY_TRACKING, FAULT_ID_VALID, NEST_PARENT, PASID, AnyDomain, Domain
-from iommud.engine.fault import Fault
-from iommud.engine.hwpt import HwptPaging
-from iommud.engine.nested import HwptNested, alloc_nested
-from iommud.engine.user_data import UserArray, UserData
+from iommud.engine.device.device import Device, bind
+from iommud.engine.device.fault import FaultQueue
+from iommud.engine.device.hwpt import HwptPaging
+from iommud.engine.device.iommu import Iommu
+from iommud.engine.device.model import Model, Region
+from iommud.engine.device.nested import HwptNested, alloc_nested
+from iommud.engine.mapping.domain import DIRTY_TRACKING, FAULT_ID_VALID, NEST_PARENT, PASID, Domain
+from iommud.engine.mapping.user_data import UserArray, UserData
 
 from .fakes import P, attach, errno_of, hwpt_of, map_, new_hwpt, replace
 from .world import World
@@ -19,7 +23,7 @@ SOME_DATA = UserData(1, 4, lambda offset, length: bytes(length))
 
 
 def new_nested(device: Device, parent: HwptPaging, flags: int = 0) -> HwptNested:
-    hwpt = alloc_nested(device.context, parent, device, flags, SOME_DATA)
+    hwpt = alloc_nested(device.context.objects, parent, device, flags, SOME_DATA)
     device.context.objects.publish(hwpt)
     return hwpt
 
@@ -39,7 +43,7 @@ def test_dirty_tracking_is_the_devices(world: World) -> None:
     ioas, device = world.ioas(), world.device()
     assert new_hwpt(device, ioas, DIRTY_TRACKING).domain.dirty is not None
     assert new_hwpt(device, ioas).domain.dirty is None
-    world.drivers[0].dirty_tracking = False
+    device.port.dirty_tracking = False
     assert errno_of(lambda: new_hwpt(device, ioas, DIRTY_TRACKING)) == EOPNOTSUPP
 
 
@@ -81,11 +85,11 @@ def test_what_may_be_a_parent(world: World) -> None:
     for flags in (NEST_PARENT, DIRTY_TRACKING, 1 << 4):
         assert errno_of(lambda flags=flags: new_nested(device, plain, flags)) == EOPNOTSUPP  # type: ignore[misc]
     nothing = UserData(0, 0, lambda offset, length: b"")
-    assert errno_of(lambda: alloc_nested(world.context, plain, device, 0, nothing)) == EOPNOTSUPP
-    world.drivers[0].nesting = False
+    assert errno_of(lambda: alloc_nested(world.context.objects, plain, device, 0, nothing)) == EOPNOTSUPP
+    world.fakes[0].iommu.nesting = False
     assert errno_of(lambda: new_nested(device, plain)) == EOPNOTSUPP
     assert world.snapshot() == before
-    world.drivers[0].nesting = True
+    world.fakes[0].iommu.nesting = True
     assert parent.users == [new_nested(device, parent)]
 
 
@@ -154,7 +158,8 @@ def test_pasids_keep_to_page_tables_made_for_them(world: World) -> None:
     plain, compat = new_hwpt(device, ioas), new_hwpt(device, ioas, PASID)
     attach(device, plain)
     before = world.snapshot()
-    assert errno_of(lambda: attach(device, compat, 1)) == EINVAL  # its own DMA goes through another kind
+    # its own DMA goes through another kind
+    assert errno_of(lambda: attach(device, compat, 1)) == EINVAL
     assert errno_of(lambda: attach(device, ioas, 1)) == EINVAL
     assert world.snapshot() == before
     replace(device, compat)
@@ -181,7 +186,7 @@ def test_a_group_shares_its_pasids(world: World) -> None:
     attach(second, one, 5)
     replace(second, two, 5)
     assert two.users == [first, second]
-    world.drivers[1].refuses = lambda domain: ENOMEM if domain is one.domain else 0
+    world.fakes[1].refuses = lambda domain: ENOMEM if domain is one.domain else 0
     before = world.snapshot()
     assert errno_of(lambda: replace(first, one, 5)) == ENOMEM
     assert world.snapshot() == before
@@ -192,7 +197,7 @@ def test_a_group_shares_its_pasids(world: World) -> None:
 # --- faults ---
 
 
-class Queue(Fault):
+class Queue(FaultQueue):
     """Remembers whose faults it was told to answer."""
 
     def __init__(self) -> None:
@@ -323,37 +328,36 @@ def test_an_empty_array_is_not_looked_at() -> None:
     array.expect(8)
 
 
-class Least(Driver):
-    """All that a driver must write."""
+class LeastDevice(Model):
+    """All that a device must have."""
 
     name = "least"
 
     def __init__(self) -> None:
         self.group = self
-        self.log: list[AnyDomain | None] = []
+
+
+class LeastIommu(Iommu):
+    """All that an IOMMU must have."""
+
+    kind = "least"
 
     def domain(self, flags: int, data: UserData | None) -> Domain:
-        return Domain(self, P)
-
-    def attach(self, domain: AnyDomain) -> None:
-        self.log.append(domain)
-
-    def detach(self) -> None:
-        self.log.append(None)
+        return Domain(P)
 
 
-def test_a_driver_need_not_write_what_it_has_not(world: World) -> None:
-    driver, ioas = Least(), world.ioas()
-    device = bind(world.context, driver)
+def test_who_has_little_need_not_write_it(world: World) -> None:
+    iommu, ioas = LeastIommu(), world.ioas()
+    device = bind(world.context, LeastDevice(), iommu)
     assert errno_of(lambda: new_hwpt(device, ioas, DIRTY_TRACKING)) == EOPNOTSUPP
     parent = new_hwpt(device, ioas, NEST_PARENT | PASID)
     assert errno_of(lambda: new_nested(device, parent)) == EOPNOTSUPP
-    assert driver.hw_info(0) == (0, b"")
+    assert iommu.hw_info(0) == (0, b"")
     assert attach(device, parent) == parent.id
     assert list(ioas.iopt.reserved) == []
-    # As for a device of a group whose others have PASIDs: it cannot use them, and is not asked.
+    # As for a device of a group whose others have PASIDs: it cannot use them, and its port is not
+    # asked.
     attach(device, parent, 5)
+    assert errno_of(lambda: device.port.attach_pasid(5, parent.domain, None)) == EOPNOTSUPP
     device.detach_all()
-    assert driver.log == [parent.domain, None]
     device.unbind()
-    assert parent.users == []

@@ -1,4 +1,6 @@
-"""Devices without an IOMMU: physical addresses against a model that knows pages only, and what other devices have of them."""
+"""Devices without an IOMMU: physical addresses against a model that knows pages only, and what
+other devices have of them.
+"""
 
 from collections.abc import Generator, Iterator
 from errno import EADDRINUSE, EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EPERM
@@ -7,26 +9,40 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from iommud.devices.noiommu import NoIommuDevice
-from iommud.engine.area import Area
-from iommud.engine.device import Device, bind
-from iommud.engine.dma_buf import DmaBuf, dma_buf_slice
-from iommud.engine.domain import DIRTY_TRACKING, FAULT_ID_VALID, NEST_PARENT, PASID
-from iommud.engine.fault import Fault, PageFault
-from iommud.engine.filling import FILL_AT_ONCE
-from iommud.engine.hwpt import alloc_paging
-from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
-from iommud.engine.ioas import Ioas
-from iommud.engine.noiommu import get_phys
-from iommud.engine.physical import FIRST_SEGMENT, ORDINARY_BLOCK, SEGMENT
-from iommud.engine.split import cut
+from iommud.engine.device.device import Device, bind
+from iommud.engine.device.fault import FaultQueue, PageFault
+from iommud.engine.device.model import Model, Region
+from iommud.engine.device.noiommu import get_phys
+from iommud.engine.device.paging import alloc_paging
+from iommud.engine.mapping.domain import DIRTY_TRACKING, FAULT_ID_VALID, NEST_PARENT, PASID
+from iommud.engine.mapping.filling import FILL_AT_ONCE
+from iommud.engine.mapping.io_pagetable import PROT_READ, PROT_WRITE
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.mapping.split import cut
+from iommud.engine.memory.area import Area
+from iommud.engine.memory.dma_buf import MemoryBuf, dma_buf_slice
+from iommud.engine.memory.physical import FIRST_SEGMENT, ORDINARY_BLOCK, SEGMENT
+from iommud.engine.memory.span import U64_MAX
 from iommud.errors import IoctlError
+from iommud.iommus.noiommu import NoIommu
 
 from .fakes import FakeOrigin, P, attach, copy, errno_of, map_, new_hwpt, place, replace, unmap
 from .world import World
 
 HUGE = 2 << 20
 TOGETHER = ORDINARY_BLOCK // P  # pages
+
+
+class LoneDevice(Model):
+    """It would reserve, and have PASIDs; without an IOMMU that means nothing."""
+
+    name = "lone"
+    group = None
+    cache_coherent = False
+    max_pasids = 16
+
+    def reserved_regions(self) -> list[Region]:
+        return [Region(0, U64_MAX)]
 
 
 @pytest.fixture
@@ -46,7 +62,7 @@ def world(plugged: list[Device]) -> Iterator[World]:
 
 
 def plug(world: World, plugged: list[Device], ioas: Ioas | None = None) -> Device:
-    device = bind(world.context, NoIommuDevice(0))
+    device = bind(world.context, LoneDevice(), NoIommu())
     plugged.append(device)
     if ioas is not None:
         attach(device, ioas)
@@ -69,14 +85,16 @@ def address(ioas: Ioas, iova: int) -> int:
 
 
 class Addresses(RuleBasedStateMachine):
-    """The model: one address for each page, from when it is told until nothing of its memory is shown; a run goes on from page to page."""
+    """The model: one address for each page, from when it is told until nothing of its memory is
+    shown; a run goes on from page to page.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
         self.ioases = [self.world.ioas(), self.world.ioas()]
         self.devices: dict[int, Device] = {}  # by which IOAS
-        self.outside: list[Device] = [bind(self.world.context, NoIommuDevice(0))]
+        self.outside: list[Device] = [bind(self.world.context, LoneDevice(), NoIommu())]
         self.origins = [memory(self.world), memory(self.world, HUGE), self.world.origin()]
         self.told: dict[tuple[int, int], int] = {}  # (origin, page) -> address
 
@@ -102,7 +120,13 @@ class Addresses(RuleBasedStateMachine):
 
     # what is done
 
-    @rule(which=st.integers(0, 1), origin=st.integers(0, 2), first=st.integers(0, 40), count=st.integers(1, 12), at=st.integers(0, 60))
+    @rule(
+        which=st.integers(0, 1),
+        origin=st.integers(0, 2),
+        first=st.integers(0, 40),
+        count=st.integers(1, 12),
+        at=st.integers(0, 60),
+    )
     def map(self, which: int, origin: int, first: int, count: int, at: int) -> None:
         far = (SEGMENT // P - 20) if origin == 1 else 0  # across the end of a GiB
         errno_of(lambda: map_(self.ioases[which], self.origins[origin], (far + first) * P, count * P, at * P))
@@ -125,12 +149,16 @@ class Addresses(RuleBasedStateMachine):
             self.devices[which].detach()
             self.devices.pop(which).unbind()
         else:
-            self.devices[which] = bind(self.world.context, NoIommuDevice(0))
+            self.devices[which] = bind(self.world.context, LoneDevice(), NoIommu())
             attach(self.devices[which], self.ioases[which])
 
     # what is asked
 
-    @rule(which=st.integers(0, 1), iova=st.integers(0, 75 * P), most=st.sampled_from([1, P, P + 1, 5 * P - 3, 80 * P, 1 << 63]))
+    @rule(
+        which=st.integers(0, 1),
+        iova=st.integers(0, 75 * P),
+        most=st.sampled_from([1, P, P + 1, 5 * P - 3, 80 * P, 1 << 63]),
+    )
     def ask(self, which: int, iova: int, most: int) -> None:
         ioas = self.ioases[which]
         area = ioas.iopt.areas.first(iova, iova)
@@ -162,7 +190,7 @@ class Addresses(RuleBasedStateMachine):
         origin, _ = self.page_of(area, iova)
         assert area.pages is not None
         at = area.pages.start + area.start_byte + iova - area.iova
-        assert self.origins[origin].get(at, length) == data[:length]
+        assert self.origins[origin].read(at, length) == data[:length]
         self.outside[0].dma_read(found, seen := memoryview(bytearray(length)))
         assert bytes(seen) == data[:length]
 
@@ -191,7 +219,10 @@ class Addresses(RuleBasedStateMachine):
         for (origin, page), at in self.told.items():
             per_block = max(self.origins[origin].block or P, ORDINARY_BLOCK) // P
             if self.origins[origin].block:
-                assert blocks.setdefault((origin, page // per_block), at - page % per_block * P) == at - page % per_block * P
+                assert (
+                    blocks.setdefault((origin, page // per_block), at - page % per_block * P)
+                    == at - page % per_block * P
+                )
                 assert (at - page % per_block * P) % (per_block * P) == 0
 
 
@@ -263,11 +294,12 @@ def test_it_shares_nothing(world: World, plugged: list[Device]) -> None:
     """Each is a group of its own, which belongs to nobody: no other context is kept off."""
     ioas, other_context = world.ioas(), world.new_context()
     one, two = plug(world, plugged, ioas), plug(world, plugged, ioas)
-    three = bind(other_context, one.driver)
+    three = bind(other_context, one.model, one.iommu)
     assert one.group is not two.group
     assert len(ioas.hwpts) == 1
     replace(one, new_hwpt(one, ioas))
-    assert two.group.hwpt is ioas.hwpts[0]
+    first: object = ioas.hwpts[0]
+    assert two.group.hwpt is first
     assert errno_of(lambda: attach(one, ioas)) in (EBUSY, EINVAL)
     three.unbind()
 
@@ -301,14 +333,14 @@ def test_what_a_page_table_of_it_cannot(world: World, plugged: list[Device]) -> 
     for flags in (NEST_PARENT, DIRTY_TRACKING, PASID, PASID | FAULT_ID_VALID):
         assert errno_of(lambda flags=flags: new_hwpt(device, ioas, flags)) == EOPNOTSUPP  # type: ignore[misc]
     assert world.snapshot() == before
-    assert errno_of(lambda: device.driver.hw_info(0)) == EOPNOTSUPP
+    assert errno_of(lambda: device.iommu.hw_info(0)) == EOPNOTSUPP
     assert list(ioas.iopt.usable()) == [(0, (1 << 64) - 1)]
 
 
 def test_it_has_no_page_faults(world: World, plugged: list[Device]) -> None:
     ioas, device = world.ioas(), plug(world, plugged)
     hwpt = new_hwpt(device, ioas)
-    queue = Fault()
+    queue = FaultQueue()
     world.context.objects.reserve(queue)
     world.context.objects.publish(queue)
     hwpt.set_fault(queue)
@@ -329,13 +361,14 @@ def test_its_dma_is_never_blocked_and_obeys_how_memory_was_mapped(world: World, 
     assert bytes(seen) == b"abcd"
     assert errno_of(lambda: device.dma_write(first, memoryview(b"x"))) == EPERM
     device.dma_write(third + 5, memoryview(b"xyz"))
-    assert origin.get(2 * P + 5, 3) == b"xyz"
+    assert origin.read(2 * P + 5, 3) == b"xyz"
     assert errno_of(lambda: device.dma_read(third, memoryview(bytearray(1)))) == EPERM
     # Mapped once more for both, in another context, it is the same page.
     other = world.ioas(world.new_context())
     map_(other, origin, 2 * P, P, 0)
-    assert errno_of(lambda: device.dma_read(third, memoryview(bytearray(1)))) == EPERM  # which no page table shows yet
-    elsewhere = bind(world.contexts[1], NoIommuDevice(0))
+    # which no page table shows yet
+    assert errno_of(lambda: device.dma_read(third, memoryview(bytearray(1)))) == EPERM
+    elsewhere = bind(world.contexts[1], LoneDevice(), NoIommu())
     attach(elsewhere, other)
     assert address(other, 0) == third
     device.dma_read(third + 5, seen)
@@ -345,7 +378,7 @@ def test_its_dma_is_never_blocked_and_obeys_how_memory_was_mapped(world: World, 
     # What came before a fault has happened.
     far = address(ioas, 2 * P) + P
     assert errno_of(lambda: device.dma_write(far - 2, memoryview(b"1234"))) == ENOENT
-    assert origin.get(3 * P - 2, 2) == b"12"
+    assert origin.read(3 * P - 2, 2) == b"12"
     origin.lost = True
     assert errno_of(lambda: device.dma_read(first, memoryview(bytearray(1)))) == EFAULT
     origin.lost = False
@@ -357,7 +390,7 @@ def test_its_dma_ends_with_what_lies_together(world: World, plugged: list[Device
     map_(ioas, origin, 0, 8 * P, 0)
     assert errno_of(lambda: device.dma_write(address(ioas, 4 * P) - 1, memoryview(b"ab"))) == ENOENT
     assert errno_of(lambda: device.dma_write(address(ioas, 4 * P - 1), memoryview(b"ab"))) == ENOENT
-    assert origin.get(4 * P - 1, 2) == b"a\0"
+    assert origin.read(4 * P - 1, 2) == b"a\0"
 
 
 def test_what_is_held_beyond_the_area_is_not_shown(world: World, plugged: list[Device]) -> None:
@@ -387,7 +420,7 @@ def test_halves_of_an_area_lie_where_it_lay(world: World, plugged: list[Device])
 
 
 def test_a_dma_buf(world: World, plugged: list[Device]) -> None:
-    ioas, buffer = world.ioas(), DmaBuf(64 * P)
+    ioas, buffer = world.ioas(), MemoryBuf(64 * P)
     device = plug(world, plugged, ioas)
     place(ioas, [dma_buf_slice(buffer, 0, 64 * P, writable=True)], 0)
     found, length = get_phys(ioas.iopt, 0, 1 << 40)
@@ -401,7 +434,9 @@ def test_a_dma_buf(world: World, plugged: list[Device]) -> None:
 
 
 def test_what_cannot_be_shown(world: World, plugged: list[Device]) -> None:
-    """No page table of any kind shows memory that may be neither read nor written; VFIO lets one map it while there is none."""
+    """No page table of any kind shows memory that may be neither read nor written; VFIO lets one
+    map it while there is none.
+    """
     ioas, origin, device = world.ioas(), memory(world), plug(world, plugged)
     map_(ioas, origin, 0, P, 0, prot=0)
     for other in (device, world.device()):
@@ -423,7 +458,9 @@ def test_a_filling_that_is_given_up_leaves_nothing(world: World, plugged: list[D
     if beside:
         attach(world.device(), ioas)
     before = world.snapshot()
-    steps: Generator[None, None, object] = alloc_paging(world.context, ioas, device) if beside else device.attach(ioas.id)
+    steps: Generator[None, None, object] = (
+        alloc_paging(world.context.objects, ioas, device) if beside else device.attach(ioas.id)
+    )
     next(steps)
     assert len(world.host.physical) == FILL_AT_ONCE
     with pytest.raises(IoctlError):
@@ -433,7 +470,7 @@ def test_a_filling_that_is_given_up_leaves_nothing(world: World, plugged: list[D
 
 
 def test_all_of_the_ram_is_given_out(world: World, plugged: list[Device], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iommud.engine.physical.SEGMENTS", FIRST_SEGMENT + 2)
+    monkeypatch.setattr("iommud.engine.memory.physical.SEGMENTS", FIRST_SEGMENT + 2)
     ioas = world.ioas()
     plug(world, plugged, ioas)
     for at in range(3):

@@ -4,10 +4,10 @@ from errno import EBUSY, EINVAL, EOPNOTSUPP
 
 import pytest
 
-from iommud.engine.dma_buf import DmaBuf, dma_buf_slice
-from iommud.engine.io_pagetable import PROT_READ
-from iommud.engine.ioas import Ioas
-from iommud.engine.split import cut
+from iommud.engine.mapping.io_pagetable import PROT_READ
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.mapping.split import cut
+from iommud.engine.memory.dma_buf import MemoryBuf, dma_buf_slice
 from iommud.errors import IoctlError
 
 from .fakes import FakeOrigin, P, attach, errno_of, map_
@@ -88,5 +88,5 @@ def test_while_it_is_being_mapped(ioas: Ioas, origin: FakeOrigin) -> None:
 
 
 def test_of_a_dma_buf(ioas: Ioas) -> None:
-    ioas.iopt.map([dma_buf_slice(DmaBuf(4 * P), 0, 4 * P, writable=False)], 4 * P, 0, PROT_READ)
+    ioas.iopt.map([dma_buf_slice(MemoryBuf(4 * P), 0, 4 * P, writable=False)], 4 * P, 0, PROT_READ)
     assert errno_of(lambda: cut(ioas.iopt, [P - 1])) == EOPNOTSUPP

@@ -1,26 +1,30 @@
-"""The engine against a simple model, driven at random: map, map a file, unmap, copy, allow, reserve, options, destroy, close.
+"""The engine against a simple model, driven at random: map, map a file, unmap, copy, allow,
+reserve, options, destroy, close.
 
-Invariants after every step: the areas are the model's, disjoint and ordered; the references to every origin equal what areas need;
-IDs are the lowest free ones; close leaves nothing.
+Invariants after every step: the areas are the model's, disjoint and ordered; the references to
+every origin equal what areas need; IDs are the lowest free ones; close leaves nothing.
 """
 
 from collections.abc import Hashable
 from errno import EADDRINUSE, EBUSY, EEXIST, EINVAL, ENOENT, ENOSPC, EOVERFLOW, EPERM
 from itertools import pairwise
+from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, precondition, rule
 
-from iommud.engine import area as area_module
-from iommud.engine.context import Context
-from iommud.engine.io_pagetable import PROT_READ, PROT_WRITE
-from iommud.engine.ioas import Ioas
-from iommud.engine.pages import PAGE_SIZE, AccountMode, Origin, Pin, file_slice, user_slice
-from iommud.engine.span import U64_MAX, spans_of
-from iommud.engine.split import cut
+from iommud.engine.device.context import Context
+from iommud.engine.mapping.allowed import allowed_of
+from iommud.engine.mapping.io_pagetable import PROT_READ, PROT_WRITE
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.mapping.split import cut
+from iommud.engine.memory import area as area_module
+from iommud.engine.memory.origin import PAGE_SIZE, AccountMode, Origin, Pin
+from iommud.engine.memory.pages import file_slice, user_slice
+from iommud.engine.memory.span import U64_MAX
 from iommud.errors import IoctlError
+from tests.examples import examples
 
 from .fakes import errno_of
 from .model import ModelArea, ModelTable
@@ -34,14 +38,14 @@ class CountedOrigin:
 
     def __init__(self, is_file: bool) -> None:
         self.is_file = is_file
-        self.held = 0
+        self.refs = 0
 
-    def hold(self) -> None:
-        self.held += 1
+    def get(self) -> None:
+        self.refs += 1
 
-    def drop(self) -> None:
-        self.held -= 1
-        assert self.held >= 0
+    def put(self) -> None:
+        self.refs -= 1
+        assert self.refs >= 0
 
     def pin(self, start: int, length: int, writable: bool, *, brief: bool = False) -> Pin:
         raise AssertionError("there is no page table to pin for")
@@ -49,7 +53,7 @@ class CountedOrigin:
     def alive(self) -> bool:
         return True
 
-    def read_now(self, address: int, buffer: memoryview) -> None:
+    def read_now(self, address: int, buffer: memoryview, *, itself: bool = True) -> None:
         raise AssertionError("there is no access")
 
     def write_now(self, address: int, data: memoryview) -> None:
@@ -126,7 +130,9 @@ class EngineMachine(RuleBasedStateMachine):
 
     # --- mappings ---
 
-    @rule(number=ids, address=ADDRESSES, length=LENGTHS, iova=IOVAS, fixed=st.booleans(), prot=PROTS, file=st.booleans())
+    @rule(
+        number=ids, address=ADDRESSES, length=LENGTHS, iova=IOVAS, fixed=st.booleans(), prot=PROTS, file=st.booleans()
+    )
     def map(self, number: int, address: int, length: int, iova: int, fixed: bool, prot: int, file: bool) -> None:
         table = self.model.get(number)
         if table is None:
@@ -159,8 +165,11 @@ class EngineMachine(RuleBasedStateMachine):
         iopt = self.context.ioas(source).iopt
         last = src + length - 1
         covering = self.model[source].overlapping(src, last) if length and last <= U64_MAX else []
-        whole = bool(covering) and covering[0].iova <= src and covering[-1].last >= last and all(
-            a.last + 1 == b.iova for a, b in pairwise(covering)
+        whole = (
+            bool(covering)
+            and covering[0].iova <= src
+            and covering[-1].last >= last
+            and all(a.last + 1 == b.iova for a, b in pairwise(covering))
         )
         if not whole:
             wanted = EINVAL if not length else EOVERFLOW if last > U64_MAX else ENOENT
@@ -191,7 +200,11 @@ class EngineMachine(RuleBasedStateMachine):
 
     @staticmethod
     def outcome(
-        table: ModelTable, parts: list, length: int, iova: int | None, prot: int  # type: ignore[type-arg]
+        table: ModelTable,
+        parts: list[Any],
+        length: int,
+        iova: int | None,
+        prot: int,
     ) -> tuple[int, int | None]:
         if length % table.alignment or not length:
             return EINVAL, None
@@ -282,9 +295,9 @@ class EngineMachine(RuleBasedStateMachine):
                 wanted.append((start, last))
         iopt = self.context.ioas(number).iopt
         if any(s <= last and start <= e for start, last in wanted for s, e, _ in table.reserved):
-            self.expect(EADDRINUSE, lambda: iopt.allow(spans_of(wanted)))
+            self.expect(EADDRINUSE, lambda: iopt.allow(allowed_of(wanted)))
             return
-        iopt.allow(spans_of(wanted))
+        iopt.allow(allowed_of(wanted))
         table.allowed = wanted
 
     @rule(number=ids, start=IOVAS, size=st.integers(0, 20 * PAGE_SIZE), owner=st.integers(0, 1))
@@ -338,9 +351,9 @@ class EngineMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.model) > 2)
     @rule(target=ids)
     def close(self):  # type: ignore[no-untyped-def]
-        self.context.release()
+        self.context.put()
         assert len(self.context.objects) == 0
-        assert [origin.held for origin in self.origins] == [0, 0]
+        assert [origin.refs for origin in self.origins] == [0, 0]
         self.context, self.model = Context(), {}
         return multiple()
 
@@ -384,7 +397,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert all(found.refs == refs[key] for key, found in pages.items())
         for origin in self.origins:
             same: Origin = origin
-            assert origin.held == sum(1 for found in pages.values() if found.origin is same)
+            assert origin.refs == sum(1 for found in pages.values() if found.origin is same)
 
     @invariant()
     def users_equal_the_graph(self) -> None:
@@ -394,9 +407,9 @@ class EngineMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         area_module.BLOCK_LIMIT, area_module.GROUP = self.limits  # type: ignore[misc]
-        self.context.release()
-        assert [origin.held for origin in self.origins] == [0, 0]
+        self.context.put()
+        assert [origin.refs for origin in self.origins] == [0, 0]
 
 
-EngineMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+EngineMachine.TestCase.settings = examples(120, steps=40)
 TestEngine = EngineMachine.TestCase

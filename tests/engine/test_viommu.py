@@ -1,4 +1,6 @@
-"""What stands on a vIOMMU: vDEVICEs and their tombstones, event queues against a model, hardware queues and what they hold."""
+"""What stands on a vIOMMU: vDEVICEs and their tombstones, event queues against a model, hardware
+queues and what they hold.
+"""
 
 import random
 from collections.abc import Iterator
@@ -6,14 +8,14 @@ from errno import EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, EOPNOTSUPP, ERA
 
 import pytest
 
-from iommud.engine.device import Device
-from iommud.engine.domain import NEST_PARENT
-from iommud.engine.hw_queue import HwQueue, alloc_hw_queue
-from iommud.engine.ioas import Ioas
-from iommud.engine.span import U64_MAX
-from iommud.engine.vdevice import Vdevice, alloc_vdevice
-from iommud.engine.veventq import SEQUENCE_LAST, Veventq, alloc_veventq
-from iommud.engine.viommu import Viommu, ViommuDriver
+from iommud.engine.device.device import Device
+from iommud.engine.device.hw_queue import HwQueue, alloc_hw_queue
+from iommud.engine.device.vdevice import Vdevice, alloc_vdevice
+from iommud.engine.device.veventq import SEQUENCE_LAST, Veventq, alloc_veventq
+from iommud.engine.device.viommu import GuestQueue, Viommu, ViommuDriver
+from iommud.engine.mapping.domain import NEST_PARENT
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.memory.span import U64_MAX
 from iommud.errors import IoctlError
 
 from .fakes import P, errno_of, gone, map_, new_hwpt, unmap
@@ -24,15 +26,15 @@ HEADER = 8
 
 class FakeViommu(ViommuDriver):
     def __init__(self) -> None:
-        self.queues: list[HwQueue] = []
+        self.queues: list[GuestQueue] = []
         self.refuses = 0
 
-    def add_hw_queue(self, queue: HwQueue) -> None:
+    def add_hw_queue(self, queue: GuestQueue) -> None:
         if self.refuses:
             raise IoctlError(self.refuses, "told to refuse")
         self.queues.append(queue)
 
-    def remove_hw_queue(self, queue: HwQueue) -> None:
+    def remove_hw_queue(self, queue: GuestQueue) -> None:
         self.queues.remove(queue)
 
 
@@ -44,18 +46,18 @@ class Guest:
         self.ioas: Ioas = world.ioas()
         self.device: Device = world.device()
         self.driver = FakeViommu()
-        self.viommu = Viommu(world.context, new_hwpt(self.device, self.ioas, NEST_PARENT), "fake")
+        self.viommu = Viommu(world.context, new_hwpt(self.device, self.ioas, NEST_PARENT), self.device.iommu)
         self.viommu.driver = self.driver
         world.context.objects.reserve(self.viommu)
         world.context.objects.publish(self.viommu)
 
     def vdevice(self, virt_id: int, device: Device | None = None) -> Vdevice:
-        vdevice = alloc_vdevice(self.world.context, self.viommu, device or self.device, virt_id)
+        vdevice = alloc_vdevice(self.world.context.objects, self.viommu, device or self.device, virt_id)
         self.world.context.objects.publish(vdevice)
         return vdevice
 
     def events(self, depth: int) -> Veventq:
-        queue = alloc_veventq(self.world.context, self.viommu, 7, depth)
+        queue = alloc_veventq(self.world.context.objects, self.viommu, 7, depth)
         self.world.context.objects.publish(queue)
         return queue
 
@@ -86,9 +88,9 @@ def guest(world: World) -> Iterator[Guest]:
 def test_a_vdevice_is_found_by_both_names(world: World, guest: Guest) -> None:
     vdevice = guest.vdevice(U64_MAX)
     assert guest.viommu.device_of(U64_MAX) is guest.device
-    assert guest.viommu.virt_id_of(guest.device.driver) == U64_MAX
+    assert guest.viommu.virt_id_of(guest.device.port) == U64_MAX
     assert guest.viommu.device_of(0) is None
-    assert guest.viommu.virt_id_of(world.device().driver) is None
+    assert guest.viommu.virt_id_of(world.device().port) is None
     assert errno_of(lambda: world.context.objects.remove(guest.viommu.id)) == EBUSY
     guest.destroy(vdevice)
     assert guest.viommu.device_of(U64_MAX) is None
@@ -96,11 +98,13 @@ def test_a_vdevice_is_found_by_both_names(world: World, guest: Guest) -> None:
 
 
 def test_refused_vdevices_leave_nothing(world: World, guest: Guest) -> None:
-    vdevice, other, foreign = guest.vdevice(1), world.device(), world.device(make="other")
+    vdevice, other = guest.vdevice(1), world.device(iommu=guest.device.iommu)
+    foreign, same_kind = world.device(make="other"), world.device()
     before = world.snapshot()
     assert errno_of(lambda: guest.vdevice(2)) == EEXIST
     assert errno_of(lambda: guest.vdevice(1, other)) == EEXIST
     assert errno_of(lambda: guest.vdevice(2, foreign)) == EINVAL
+    assert errno_of(lambda: guest.vdevice(2, same_kind)) == EINVAL
     world.faults.arm(1)
     assert errno_of(lambda: guest.vdevice(2, other)) == ENOMEM
     assert world.snapshot() == before
@@ -116,7 +120,7 @@ def test_a_device_takes_its_vdevice_and_the_id_stays_taken(world: World, guest: 
     assert guest.viommu.vdevices == {}
     assert len(world.context.objects) == taken - 1, "the device's ID is free, the vDEVICE's is not"
     assert errno_of(lambda: world.context.objects.remove(vdevice.id)) == ENOENT
-    again = guest.vdevice(1, world.device())
+    again = guest.vdevice(1, world.device(iommu=guest.device.iommu))
     assert again.id > vdevice.id
     guest.destroy(again)
 
@@ -166,7 +170,9 @@ def test_what_does_not_fit_stays(guest: Guest) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_events_against_a_model(guest: Guest, seed: int) -> None:
-    """The model keeps every number, and says which were lost; the mark is there as long as the last event of all was lost."""
+    """The model keeps every number, and says which were lost; the mark is there as long as the last
+    event of all was lost.
+    """
     chance, depth = random.Random(seed), seed % 4 + 1
     queue = guest.events(depth)
     queue._sequence = number = SEQUENCE_LAST - 5

@@ -1,15 +1,19 @@
-"""A host with contexts, memory, devices and accesses, to play with; `close` takes all down and finds what was left behind."""
+"""A host with contexts, memory, devices and accesses, to play with; `close` takes all down and
+finds what was left behind.
+"""
 
 from collections.abc import Hashable
 from typing import Any
 
-from iommud.engine.context import Context
-from iommud.engine.device import Device, Region, bind
-from iommud.engine.host import Host
-from iommud.engine.ioas import Ioas
-from iommud.engine.span import U64_MAX
+from iommud.engine.device.context import Context
+from iommud.engine.device.device import Device, bind
+from iommud.engine.device.model import Region
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.memory.host import Host
+from iommud.engine.memory.span import U64_MAX
 
-from .fakes import FakeDriver, FakeOrigin, FakeUser, Faults, FaultyTable, P, new_ioas
+from .fakes import FakeDevice, FakeIommu, FakeOrigin, FakeUser, Faults, FaultyTable, P, new_ioas
+from .mirror import Mirror
 from .snapshot import check, check_gone, snapshot
 
 
@@ -19,16 +23,18 @@ class World:
     def __init__(self) -> None:
         self.faults = Faults()
         self.host = Host()
+        self.mirror = Mirror()
+        self.host.observer = self.mirror
         self.contexts: list[Context] = []
         self.origins: list[FakeOrigin] = []
-        self.drivers: list[FakeDriver] = []
+        self.fakes: list[FakeDevice] = []
         self.devices: list[Device] = []
         self.users: list[FakeUser] = []
         self.context = self.new_context()
 
     def new_context(self) -> Context:
         context = Context(self.host)
-        context.objects = FaultyTable(self.faults)
+        context.objects = FaultyTable(self.faults, self.host)
         self.contexts.append(context)
         return context
 
@@ -40,7 +46,7 @@ class World:
         self.origins.append(origin)
         return origin
 
-    def driver(
+    def fake(
         self,
         *,
         group: Hashable = None,
@@ -49,28 +55,30 @@ class World:
         aperture: tuple[int, int] = (0, U64_MAX),
         regions: list[Region] | None = None,
         max_pasids: int = 0,
-    ) -> FakeDriver:
-        driver = FakeDriver(
+        iommu: FakeIommu | None = None,
+    ) -> FakeDevice:
+        fake = FakeDevice(
             self.faults,
             group=group,
-            name=f"fake{len(self.drivers)}",
+            name=f"fake{len(self.fakes)}",
             make=make,
             page_sizes=page_sizes,
             aperture=aperture,
             regions=regions,
             max_pasids=max_pasids,
+            iommu=iommu,
         )
-        self.drivers.append(driver)
-        return driver
+        self.fakes.append(fake)
+        return fake
 
-    def bind(self, driver: FakeDriver, context: Context | None = None) -> Device:
-        device = bind(context or self.context, driver)
+    def bind(self, fake: FakeDevice, context: Context | None = None) -> Device:
+        device = bind(context or self.context, fake, fake.iommu)
         self.devices.append(device)
         return device
 
     def device(self, **how: Any) -> Device:
-        """A driver (see `driver`), bound in the first context."""
-        return self.bind(self.driver(**how))
+        """A fake (see `fake`), bound in the first context."""
+        return self.bind(self.fake(**how))
 
     def unbind(self, device: Device) -> None:
         device.detach_all()
@@ -90,10 +98,11 @@ class World:
         self.users.remove(user)
 
     def snapshot(self) -> dict[str, Any]:
-        return snapshot(self.host, self.contexts, self.origins, self.drivers)
+        return snapshot(self.host, self.contexts, self.origins, self.fakes)
 
     def check(self) -> None:
         check(self.host, self.contexts, self.users)
+        self.mirror.check(self.host, self.contexts)
 
     def close(self) -> None:
         self.faults.arm(None)
@@ -104,7 +113,7 @@ class World:
             self.unbind(device)
         self.check()
         for context in self.contexts:
-            context.release()
+            context.put()
             assert len(context.objects) == 0
             assert context.groups == {}
         check_gone(self.host, self.origins)

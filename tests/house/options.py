@@ -1,14 +1,18 @@
-"""The commands and options of iommud, read from its parser, for what has to name each of them: the man page, the shells' completion."""
+"""The commands and options of iommud, read from its parser, for what has to name each of them: the
+man page, the shells' completion.
+"""
 
 import argparse
 from dataclasses import dataclass
 
-from iommud.cli import command_line
+from iommud.commands.cli import command_line
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. `value` is None where it takes none, else the name of it; `excludes` are flags that cannot stand beside it."""
+    """One option. `value` is None where it takes none, else the name of it; `excludes` are flags
+    that cannot stand beside it.
+    """
 
     flags: tuple[str, ...]
     help: str
@@ -19,7 +23,9 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`run`, `serve`, or what stands before either: `iommud`. `takes_program`: a program's command line ends it."""
+    """`run`, `serve`, or what stands before either: `iommud`. `takes_program`: a program's command
+    line ends it.
+    """
 
     name: str
     help: str
@@ -49,8 +55,15 @@ def _options(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
 
 
 def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> Option:
-    assert action.nargs in (0, None), f"{action.option_strings}: no shell has been told of options with {action.nargs!r} values"
-    rivals = [other for group in parser._mutually_exclusive_groups if action in group._group_actions for other in group._group_actions]
+    assert action.nargs in (0, None), (
+        f"{action.option_strings}: no shell has been told of options with {action.nargs!r} values"
+    )
+    rivals = [
+        other
+        for group in parser._mutually_exclusive_groups
+        if action in group._group_actions
+        for other in group._group_actions
+    ]
     return Option(
         flags=tuple(action.option_strings),
         help=(action.help or "") % {"default": action.default},

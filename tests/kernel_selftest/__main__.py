@@ -1,6 +1,8 @@
-"""`make kernel-selftest`: the kernel's selftest of IOMMUFD, as it is, held against the list of expected failures.
+"""`make kernel-selftest`: the kernel's selftest of IOMMUFD, as it is, held against the list of
+expected failures.
 
-Exit status: 0 as expected, 1 not, 2 a wrong call, 77 it cannot run on this machine (the last line on stderr says why).
+Exit status: 0 as expected, 1 not, 2 a wrong call, 77 it cannot run on this machine (the last line
+on stderr says why).
 """
 
 import argparse
@@ -11,15 +13,18 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tests.debian import NotHere
+
 from .build import ROOT, build
 from .expected import Judgement, judge, read, shrink
 from .process import capable, collect, huge_pages
-from .source import COMPLETE, VERSION, NotHere, find
+from .source import COMPLETE, VERSION, find
 from .tap import Outcome, Result, names, parse
 
 LIST = Path(__file__).with_name("expected.txt")
 WATCH_LIST = Path(__file__).with_name("expected_watch.txt")  # with --pin=watch
-HUGEPAGES_NEEDED = 96  # the largest buffer is 64; the rest for pages that are given back a moment after a test's end
+# the largest buffer is 64; the rest for pages that are given back a moment after a test's end
+HUGEPAGES_NEEDED = 96
 LIMIT_SECONDS = 300.0
 SLOW_SECONDS = 3.0
 NOT_HERE = 77
@@ -30,7 +35,8 @@ NEED_SYS_RESOURCE = ("iommufd.global_options", "change_process.account_user.basi
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments().parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that every `finally` runs
+    # so that every `finally` runs
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return run(options)
     except NotHere as reason:
@@ -120,9 +126,11 @@ def command(options: argparse.Namespace, binary: Path, only: Sequence[str]) -> l
 def again_with_capability(
     options: argparse.Namespace, binary: Path, place: Path, results: dict[str, Result]
 ) -> dict[str, Result]:
-    """The results of those tests that failed for want of CAP_SYS_RESOURCE, from a user namespace where root has it.
+    """The results of those tests that failed for want of CAP_SYS_RESOURCE, from a user namespace
+    where root has it.
 
-    The kernel's own /dev/iommu asks for the capability in the first namespace; a container's root may lack it.
+    The kernel's own /dev/iommu asks for the capability in the first namespace; a container's root
+    may lack it.
     """
     failed = [name for name in NEED_SYS_RESOURCE if name in results and results[name].outcome is Outcome.FAIL]
     if options.direct or not failed or capable(CAP_SYS_RESOURCE):
@@ -134,7 +142,7 @@ def again_with_capability(
 
 def version(tree: Path) -> str:
     stamp = tree / COMPLETE
-    return stamp.read_text().strip() if stamp.is_file() else f"{VERSION} of {tree}"
+    return stamp.read_text().splitlines()[0] if stamp.is_file() else f"{VERSION} of {tree}"
 
 
 def all_names(binary: Path) -> list[str]:
@@ -149,7 +157,9 @@ def all_names(binary: Path) -> list[str]:
 
 
 def report(verdict: Judgement, results: dict[str, Result]) -> None:
-    """The names, by outcome, and the harness's complaints about those that should not have failed."""
+    """The names, by outcome, and the harness's complaints about those that should not have
+    failed.
+    """
     passed = len(verdict.passed) + len(verdict.mended)
     failed = len(verdict.failed) + len(verdict.broken)
     print(f"{passed} pass, {failed} fail, {len(verdict.skipped)} skip")

@@ -1,7 +1,8 @@
 """Compiles the kernel's selftest, unmodified, against its own kernel's headers.
 
-Only two uAPI headers must be those of that kernel: the rest of the system's do. They are taken as they lie in the
-tree, so the one word that `make headers_install` would strip from them is defined away.
+Only two uAPI headers must be those of that kernel: the rest of the system's do. They are taken as
+they lie in the tree, so the one word that `make headers_install` would strip from them is defined
+away.
 """
 
 import hashlib
@@ -9,7 +10,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .source import PROGRAM, NotHere
+from tests.debian import NotHere
+
+from .source import PROGRAM
 
 ROOT = Path(__file__).resolve().parents[2]
 SELFTESTS = "tools/testing/selftests"
@@ -22,14 +25,16 @@ INPUTS = (
     "drivers/iommu/iommufd/iommufd_test.h",
     *(f"include/uapi/linux/{name}" for name in UAPI),
 )
-WARNINGS = ("-Wall", "-Werror", "-Wno-unused-function")  # the selftest's own Makefile leaves unused functions alone
+# the selftest's own Makefile leaves unused functions alone
+WARNINGS = ("-Wall", "-Werror", "-Wno-unused-function")
 
 
 def build(tree: Path, into: Path) -> Path:
-    """The selftest's binary in `into`; compiled only when its sources or the compiler are not those of last time.
+    """The selftest's binary in `into`; compiled only when its sources or the compiler are not those
+    of last time.
 
-    Raises NotHere when the compiler or libcap's header is missing and may not be installed, CalledProcessError when it
-    does not compile.
+    Raises NotHere when the compiler or libcap's header is missing and may not be installed,
+    CalledProcessError when it does not compile.
     """
     if subprocess.run([str(ROOT / "scripts" / "need"), "gcc", "libc6-dev", "libcap-dev"], check=False).returncode:
         raise NotHere("the selftest needs gcc and libcap-dev")

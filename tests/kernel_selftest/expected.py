@@ -1,7 +1,8 @@
 """The committed list of tests that are expected to fail, and the rule that it only shrinks.
 
-The list has one name a line; `#` starts a comment. A listed test that passes is as much a failure of the run as one
-that fails and is not listed: so what was won is written down at once and cannot be lost again unseen.
+The list has one name a line; `#` starts a comment. A listed test that passes is as much a failure
+of the run as one that fails and is not listed: so what was won is written down at once and cannot
+be lost again unseen.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +15,9 @@ from .tap import Outcome, Result
 class Judgement:
     """Names, each list in the order of the run.
 
-    `passed` and `failed` are as they should be (failed: listed); `skipped` are neither good nor bad. The other three
-    fail the run: `broken` failed or did not run and is not listed, `mended` passed and still is, `unknown` is listed
-    and is no test.
+    `passed` and `failed` are as they should be (failed: listed); `skipped` are neither good nor
+    bad. The other three fail the run: `broken` failed or did not run and is not listed, `mended`
+    passed and still is, `unknown` is listed and is no test.
     """
 
     passed: list[str]
@@ -33,7 +34,9 @@ class Judgement:
 
 
 def read(text: str) -> list[str]:
-    """The names in a list. Raises ValueError at a line that is not one name, or a name that is there twice."""
+    """The names in a list. Raises ValueError at a line that is not one name, or a name that is
+    there twice.
+    """
     listed: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
@@ -61,7 +64,9 @@ def judge(every: Sequence[str], results: Mapping[str, Result], listed: Iterable[
 
 
 def shrink(text: str, gone: Iterable[str]) -> str:
-    """The list without the lines that name one of `gone`. Nothing else changes, so nothing can be added."""
+    """The list without the lines that name one of `gone`. Nothing else changes, so nothing can be
+    added.
+    """
     removed = set(gone)
     kept = [line for line in text.splitlines(keepends=True) if not removed.intersection(line.partition("#")[0].split())]
     return "".join(kept)

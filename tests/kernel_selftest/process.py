@@ -1,4 +1,6 @@
-"""A command in a session of its own, of which nothing is left afterwards; and what the machine lets us do."""
+"""A command in a session of its own, of which nothing is left afterwards; and what the machine lets
+us do.
+"""
 
 import contextlib
 import os
@@ -16,8 +18,8 @@ KILL_SECONDS = 10.0
 
 @dataclass
 class Output:
-    """Lines of stdout and stderr, each with the seconds from the start at which it came; the exit status (negative: a
-    signal); how long it all took.
+    """Lines of stdout and stderr, each with the seconds from the start at which it came; the exit
+    status (negative: a signal); how long it all took.
     """
 
     lines: list[tuple[float, str]]
@@ -60,8 +62,11 @@ def collect(command: Sequence[str], log: Path, limit: float) -> Output:
 
 
 def end_session(session: int) -> None:
-    """Kills what is left of a session, and what it forks meanwhile: a test harness may use many process groups."""
-    patience = time.monotonic() + KILL_SECONDS  # a process that waits for a device that never answers cannot be killed
+    """Kills what is left of a session, and what it forks meanwhile: a test harness may use many
+    process groups.
+    """
+    # a process that waits for a device that never answers cannot be killed
+    patience = time.monotonic() + KILL_SECONDS
     while (left := members(session)) and time.monotonic() < patience:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,6 @@
-"""What the kernel's test harness prints: the list of its tests, and TAP, a test's complaints above its result."""
+"""What the kernel's test harness prints: the list of its tests, and TAP, a test's complaints above
+its result.
+"""
 
 import re
 from collections.abc import Iterable
@@ -15,7 +17,9 @@ class Outcome(StrEnum):
 
 @dataclass
 class Result:
-    """One test's outcome; `said` are the harness's complaints about it, `seconds` how long it ran (if known)."""
+    """One test's outcome; `said` are the harness's complaints about it, `seconds` how long it ran
+    (if known).
+    """
 
     name: str
     outcome: Outcome
@@ -57,8 +61,9 @@ def parse(lines: Iterable[tuple[float, str]]) -> dict[str, Result]:
 def names(listing: str) -> list[str]:
     """All tests, in the order in which they run, from the harness's list (option -l).
 
-    The list is a block for each fixture, whose rows name its variants and, beside them and independent of them, its
-    tests: each test runs in each variant. A fixture without variants has just tests.
+    The list is a block for each fixture, whose rows name its variants and, beside them and
+    independent of them, its tests: each test runs in each variant. A fixture without variants has
+    just tests.
     """
     found: list[str] = []
     for block in re.split(r"^-+$", listing, flags=re.MULTILINE):

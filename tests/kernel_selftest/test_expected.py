@@ -1,4 +1,6 @@
-"""The rules by which `make kernel-selftest` judges: what a result is, and that the list of failures only shrinks."""
+"""The rules by which `make kernel-selftest` judges: what a result is, and that the list of failures
+only shrinks.
+"""
 
 from pathlib import Path
 
@@ -125,7 +127,8 @@ def test_the_list_only_shrinks() -> None:
 
 
 def test_a_run_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
-    # The inner shell is in a process group of its own, as the harness's tests are, and holds the output open.
+    # The inner shell is in a process group of its own, as the harness's tests are, and holds the
+    # output open.
     script = "set -m; bash -c 'echo $$; exec sleep 1000' & wait"
     output = collect(["bash", "-c", script], tmp_path / "log", 0.5)
     assert output.timed_out

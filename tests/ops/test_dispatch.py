@@ -4,13 +4,16 @@ from errno import E2BIG, EFAULT, EINVAL, ENOENT, ENOTTY, EOPNOTSUPP
 
 import pytest
 
-from iommud.ops.dispatch import HANDLERS, TAIL_CHUNK
+from iommud.ops import vfio
+from iommud.ops.dispatch import SMALL_TAIL
 from iommud.ops.request import Request
-from iommud.uapi.header import fields
-from iommud.uapi.table import BY_NUMBER, LAST_NUMBER, ROWS, TEST_NUMBER, TEST_ROW, Row
-from iommud.uapi.vfio_table import VFIO_BY_NUMBER, VFIO_WITHOUT_STRUCT
+from iommud.ops.row import Row, op
+from iommud.ops.table import ROWS
+from iommud.uapi.header import fields, ioctls
+from iommud.uapi.names import name_of
 
-from .twins import PAGE, Bench
+from .client import Client
+from .twins import PAGE
 
 AT = 16 * PAGE
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -18,80 +21,84 @@ rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 def struct(row: Row, size: int, *, length: int | None = None) -> bytes:
     """A struct that says it has `size` bytes: else all zero."""
-    return size.to_bytes(4, "little") + bytes((length if length is not None else max(size, row.size)) - 4)
+    return size.to_bytes(4, "little") + bytes((length if length is not None else max(size, row.struct.size)) - 4)
 
 
 @rows
 async def test_below_min_size(row: Row) -> None:
-    bench = Bench()
-    bench.caller.memory.map(AT, struct(row, row.min_size - 1))
-    assert await bench.errno(row.number, AT) == EINVAL
-    assert len(bench.context.objects) == 0
+    client = Client()
+    client.memory.map(AT, struct(row, row.min_size - 1))
+    assert await client.errno(row.number, AT) == EINVAL
+    assert len(client.context.objects) == 0
 
 
 @rows
 async def test_min_size_is_read_as_zero_extended(row: Row) -> None:
-    """The shortest struct and the whole one of zeros are answered alike: bytes behind the given size are not looked at."""
-    bench = Bench()
-    bench.caller.memory.map(AT, struct(row, row.min_size, length=row.min_size) + b"\xff" * 64)
-    short = await bench.errno(row.number, AT)
-    bench = Bench()
-    bench.caller.memory.map(AT, struct(row, row.size))
-    assert short == await bench.errno(row.number, AT)
+    """The shortest struct and the whole one of zeros are answered alike: bytes behind the given
+    size are not looked at.
+    """
+    client = Client()
+    client.memory.map(AT, struct(row, row.min_size, length=row.min_size) + b"\xff" * 64)
+    short = await client.errno(row.number, AT)
+    client = Client()
+    client.memory.map(AT, struct(row, row.struct.size))
+    assert short == await client.errno(row.number, AT)
 
 
 @rows
-@pytest.mark.parametrize("more", [1, 8, PAGE, 3 * TAIL_CHUNK + 1])
+@pytest.mark.parametrize("more", [1, 8, PAGE, 3 * SMALL_TAIL + 1])
 async def test_beyond_the_struct_must_be_zero(row: Row, more: int) -> None:
-    bench = Bench()
-    size = row.size + more
-    bench.caller.memory.map(AT, struct(row, size))
-    zeros = await bench.errno(row.number, AT)
-    bench = Bench()
-    bench.caller.memory.map(AT, struct(row, size)[:-1] + b"\1")
-    assert await bench.errno(row.number, AT) == E2BIG
+    client = Client()
+    size = row.struct.size + more
+    client.memory.map(AT, struct(row, size))
+    zeros = await client.errno(row.number, AT)
+    client = Client()
+    client.memory.map(AT, struct(row, size)[:-1] + b"\1")
+    assert await client.errno(row.number, AT) == E2BIG
     assert zeros != E2BIG
 
 
 @rows
 async def test_a_tail_that_ends_early(row: Row) -> None:
-    bench = Bench()
-    address = AT + PAGE - row.size
-    bench.caller.memory.map(address, struct(row, row.size + 1, length=row.size))
-    assert await bench.errno(row.number, address) == EFAULT
+    client = Client()
+    address = AT + PAGE - row.struct.size
+    client.memory.map(address, struct(row, row.struct.size + 1, length=row.struct.size))
+    assert await client.errno(row.number, address) == EFAULT
 
 
 @rows
 async def test_a_struct_that_ends_early(row: Row) -> None:
-    bench = Bench()
-    address = AT + PAGE - row.size + 1
-    bench.caller.memory.map(address, struct(row, row.size)[:-1])
-    assert await bench.errno(row.number, address) == (EFAULT if row.size > 4 else 0)
+    client = Client()
+    address = AT + PAGE - row.struct.size + 1
+    client.memory.map(address, struct(row, row.struct.size)[:-1])
+    assert await client.errno(row.number, address) == (EFAULT if row.struct.size > 4 else 0)
 
 
 @rows
 async def test_an_unreadable_size(row: Row) -> None:
-    bench = Bench()
-    assert await bench.errno(row.number, 0) == EFAULT
-    bench.caller.memory.map(AT + PAGE - 3, b"\0\0\0")
-    assert await bench.errno(row.number, AT + PAGE - 3) == EFAULT
+    client = Client()
+    assert await client.errno(row.number, 0) == EFAULT
+    client.memory.map(AT + PAGE - 3, b"\0\0\0")
+    assert await client.errno(row.number, AT + PAGE - 3) == EFAULT
 
 
 @rows
 async def test_another_number_with_the_same_low_byte(row: Row) -> None:
-    """The size is read first (EFAULT), then the whole number is compared (ENOTTY), then the size is judged."""
-    bench = Bench()
-    bench.caller.memory.map(AT, struct(row, 0))
+    """The size is read first (EFAULT), then the whole number is compared (ENOTTY), then the size is
+    judged.
+    """
+    client = Client()
+    client.memory.map(AT, struct(row, 0))
     for other in row.number ^ 0x100, row.number | 0x4000_0000, row.number | 0x8_0000:
-        assert await bench.errno(other, AT) == ENOTTY
-        assert await bench.errno(other, 0) == EFAULT
+        assert await client.errno(other, AT) == ENOTTY
+        assert await client.errno(other, 0) == EFAULT
 
 
 async def test_numbers_outside_the_table_touch_nothing() -> None:
-    bench = Bench()
+    client = Client()
     for number in range(256):
-        if number not in BY_NUMBER and ord(";") << 8 | number not in {*VFIO_BY_NUMBER, *VFIO_WITHOUT_STRUCT}:
-            assert await bench.errno(ord(";") << 8 | number, 0) == ENOTTY
+        if ord(";") << 8 | number not in {*(row.number for row in ROWS), *vfio.ROWS, *vfio.PLAIN}:
+            assert await client.errno(ord(";") << 8 | number, 0) == ENOTTY
 
 
 async def test_with_the_mock_the_table_is_longer() -> None:
@@ -100,51 +107,81 @@ async def test_with_the_mock_the_table_is_longer() -> None:
     async def handler(request: Request) -> None:
         seen.append(request.cmd.op)
 
-    bench = Bench(handler)
-    for number in range(LAST_NUMBER + 1, TEST_NUMBER):
-        assert await bench.errno(ord(";") << 8 | number, 0) == EFAULT
-        bench.caller.memory.map(AT, bytes(8))
-        assert await bench.errno(ord(";") << 8 | number, AT) == ENOTTY
-    bench.caller.memory.map(AT, struct(TEST_ROW, TEST_ROW.size))
-    assert await bench.errno(TEST_ROW.number, AT) == 0
+    row = op("TEST_CMD", handler, "iommu_test_cmd", last="last")
+    client = Client(row)
+    for number in range(max(row.number for row in ROWS) + 1 & 0xFF, row.number & 0xFF):
+        assert await client.errno(ord(";") << 8 | number, 0) == EFAULT
+        client.memory.map(AT, bytes(8))
+        assert await client.errno(ord(";") << 8 | number, AT) == ENOTTY
+    client.memory.map(AT, struct(row, row.struct.size))
+    assert await client.errno(row.number, AT) == 0
     assert seen == [0]
 
 
-@rows
-async def test_a_row_without_a_handler_says_so(row: Row) -> None:
-    bench = Bench()
-    bench.caller.memory.map(AT, struct(row, row.size))
-    if row.name not in HANDLERS:
-        assert await bench.errno(row.number, AT) == EOPNOTSUPP
+def test_the_table_is_in_order_and_whole() -> None:
+    names = [row.name for row in ROWS]
+    assert names == sorted(names)
+    wanted = {name for name in ioctls() if name.startswith("IOMMU_")} - {"IOMMU_TEST_CMD"}
+    assert {f"IOMMU_{name}" for name in names} == wanted
+    assert sorted(row.number & 0xFF for row in ROWS) == list(range(0x80, 0x80 + len(ROWS)))
 
 
-def test_no_handler_without_a_row() -> None:
-    assert set(HANDLERS) <= {row.name for row in ROWS}
+def test_a_number_has_its_name() -> None:
+    assert [name_of(row.number) for row in ROWS] == [f"IOMMU_{row.name}" for row in ROWS]
+    assert [name_of(row.number) for row in vfio.ROWS.values()] == [row.name for row in vfio.ROWS.values()]
+    assert [name_of(0x3BA0), name_of(0x3B64), name_of(0x5401)] == [
+        "IOMMU_TEST_CMD",
+        "VFIO_GET_API_VERSION",
+        "ioctl 0x5401",
+    ]
 
 
 @rows
 async def test_unknown_bits_and_reserved_fields(row: Row) -> None:
-    for name, known in ([row.flags] if row.flags else []) + [(name, 0) for name in row.zero]:
-        bench = Bench()
-        field = fields(row.struct)[name]
+    for name, known in ([("flags", row.flags)] if row.flags is not None else []) + [(name, 0) for name, _ in row.zero]:
+        client = Client()
+        field = fields(row.struct.name)[name]
         for bit in range(8 * field.size):
             if known >> bit & 1:
                 continue
-            data = bytearray(struct(row, row.size))
+            data = bytearray(struct(row, row.struct.size))
             data[field.offset : field.offset + field.size] = (1 << bit).to_bytes(field.size, "little")
-            bench.caller.memory.map(AT, bytes(data))
-            assert await bench.errno(row.number, AT) == EOPNOTSUPP
+            client.memory.map(AT, bytes(data))
+            assert await client.errno(row.number, AT) == EOPNOTSUPP
 
 
 async def test_an_ioas_that_cannot_be_told_of_does_not_exist() -> None:
-    bench = Bench()
+    client = Client()
     row = next(row for row in ROWS if row.name == "IOAS_ALLOC")
-    bench.caller.memory.map(AT, struct(row, row.size), read_only=True)
-    assert await bench.errno(row.number, AT) == EFAULT
-    assert len(bench.context.objects) == 0
-    bench.caller.memory.map(AT + PAGE, struct(row, row.size))
-    assert await bench.errno(row.number, AT + PAGE) == 0
-    assert bench.caller.memory.read(AT + PAGE, 12)[8:] == b"\1\0\0\0"
+    client.memory.map(AT, struct(row, row.struct.size), read_only=True)
+    assert await client.errno(row.number, AT) == EFAULT
+    assert len(client.context.objects) == 0
+    client.memory.map(AT + PAGE, struct(row, row.struct.size))
+    assert await client.errno(row.number, AT + PAGE) == 0
+    assert client.memory.read(AT + PAGE, 12)[8:] == b"\1\0\0\0"
     destroy = next(row for row in ROWS if row.name == "DESTROY")
-    bench.caller.memory.map(AT + PAGE, struct(destroy, 8, length=8)[:4] + b"\2\0\0\0")
-    assert await bench.errno(destroy.number, AT + PAGE) == ENOENT
+    client.memory.map(AT + PAGE, struct(destroy, 8, length=8)[:4] + b"\2\0\0\0")
+    assert await client.errno(destroy.number, AT + PAGE) == ENOENT
+
+
+@rows
+async def test_a_slow_struct_is_waited_for(row: Row) -> None:
+    """As much of it as we know; and what lies behind it, if the caller knows more."""
+    client = Client()
+    size = row.struct.size + 2 * PAGE
+    at = AT + PAGE - row.struct.size
+    client.memory.map(at, struct(row, size))
+    client.memory.make_slow(at, size)
+    await client.errno(row.number, at)
+    assert client.caller.waits[:2] == [(at, row.struct.size), (AT + PAGE, 2 * PAGE)]
+
+
+async def test_a_long_tail_is_looked_through_aside() -> None:
+    """In a thread: it is as long as the caller says."""
+    row = next(row for row in ROWS if row.name == "IOAS_ALLOC")
+    for more in (SMALL_TAIL, SMALL_TAIL + 1):
+        client = Client()
+        client.memory.map(AT, struct(row, row.struct.size + more))
+        client.memory.make_slow(AT + PAGE, more)
+        assert await client.errno(row.number, AT) == 0
+        assert client.caller.aside == ([] if more == SMALL_TAIL else [(AT + row.struct.size, more)])

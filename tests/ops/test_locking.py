@@ -6,9 +6,9 @@ import pytest
 import trio
 import trio.testing
 
-from cuse_glue import inline
-from iommud.engine.host import Host
-from iommud.engine.ioas import Ioas
+from cuse_glue.request import inline
+from iommud.engine.mapping.ioas import Ioas
+from iommud.engine.memory.host import Host
 from iommud.ops.locking import idle, in_steps, locked
 
 

@@ -28,24 +28,42 @@ class Distributions:
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
     directory = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", directory, ROOT], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", directory, ROOT], check=True, capture_output=True
+    )
     [sdist], [wheel] = directory.glob("*.tar.gz"), directory.glob("*.whl")
     return Distributions(sdist, wheel)
 
 
 @pytest.fixture(scope="session")
 def installed(distributions: Distributions) -> Iterator[Path]:
-    """A virtual environment with the wheel and what it depends on, for every user to read; nothing could be compiled for it."""
+    """A virtual environment with the wheel and what it depends on, for every user to read; nothing
+    could be compiled for it.
+    """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     with TemporaryDirectory(prefix="iommud-test-") as name:
         os.chmod(name, 0o755)
         environment = Path(name, "venv")
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-        install: list[str | Path] = [*pip, "--python", environment / "bin" / "python", "install", "--only-binary=:all:", "--no-index"]
+        install: list[str | Path] = [
+            *pip,
+            "--python",
+            environment / "bin" / "python",
+            "install",
+            "--only-binary=:all:",
+            "--no-index",
+        ]
         install += ["--find-links", WHEELHOUSE, distributions.wheel]
         variables = os.environ | NO_COMPILER
         if subprocess.run(install, env=variables, capture_output=True).returncode:
-            fetch: list[str | Path] = [*pip, "download", "--only-binary=:all:", "--dest", WHEELHOUSE, distributions.wheel]
+            fetch: list[str | Path] = [
+                *pip,
+                "download",
+                "--only-binary=:all:",
+                "--dest",
+                WHEELHOUSE,
+                distributions.wheel,
+            ]
             subprocess.run(fetch, check=True, env=variables)
             subprocess.run(install, check=True, env=variables)
         yield environment

@@ -9,7 +9,9 @@ from tests.support import ROOT
 
 
 def need(program: str, package: str | None = None) -> str:
-    """The path of `program`, from the Debian package of its name or `package`. Skips where neither is to be had."""
+    """The path of `program`, from the Debian package of its name or `package`. Skips where neither
+    is to be had.
+    """
     if shutil.which(program) is None:
         subprocess.run([ROOT / "scripts" / "need", package or program], check=False)
     found = shutil.which(program)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.completion import DIRECTORY, FILES
 from tests.house.options import commands
 from tests.packaging.need import need
 from tests.support import PATIENCE
 from tests.terminal import Terminal
+from tools.completion import DIRECTORY, FILES
 
 PROGRAM = "zyzzyva"  # a command that no machine has
 FLAGS = {command.name: set(command.flags) for command in commands()}
@@ -42,7 +42,13 @@ def environment(tmp_path: Path) -> dict[str, str]:
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    return {"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": str(tmp_path), "TERM": "dumb", "INPUTRC": "/dev/null", "LC_ALL": "C"}
+    return {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "TERM": "dumb",
+        "INPUTRC": "/dev/null",
+        "LC_ALL": "C",
+    }
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -64,7 +70,11 @@ printf '%s\n' "${COMPREPLY[@]}"
 
 def bash(line: str, environment: dict[str, str]) -> set[str]:
     command = ["bash", "--norc", "-c", ASK_BASH, "bash", str(DIRECTORY / "iommud.bash"), line]
-    return set(subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout.split())
+    return set(
+        subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE
+        ).stdout.split()
+    )
 
 
 def fish(line: str, environment: dict[str, str]) -> set[str]:
@@ -86,7 +96,9 @@ def test_fish(line: str, environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("ask", [bash, fish])
-def test_after_two_dashes_no_option_is_iommuds(ask: Callable[[str, dict[str, str]], set[str]], environment: dict[str, str]) -> None:
+def test_after_two_dashes_no_option_is_iommuds(
+    ask: Callable[[str, dict[str, str]], set[str]], environment: dict[str, str]
+) -> None:
     assert "--why" in ask("iommud run --w", environment)
     assert "--why" not in ask("iommud run -- --w", environment)
 

@@ -53,7 +53,9 @@ def shell(script: str, home: Path, *flags: str, path: str = "") -> subprocess.Co
     kept = {name: os.environ[name] for name in REACHES_PIP}
     environment = kept | {"HOME": str(home), "PATH": f"{path}{sys.base_prefix}/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
     command = [*AS_NOBODY, *flags, "sh", "-ec", script]
-    return subprocess.run(command, cwd=home / "checkout", env=environment, capture_output=True, text=True, timeout=SECONDS)
+    return subprocess.run(
+        command, cwd=home / "checkout", env=environment, capture_output=True, text=True, timeout=SECONDS
+    )
 
 
 def assert_it_ran(done: subprocess.CompletedProcess[str], times: int = 1) -> None:
@@ -86,7 +88,9 @@ def test_pipx(home: Path) -> None:
 
 
 def test_roots_blocks(home: Path, installed: Path) -> None:
-    """What the user is told to have done helps him. It is done to a node of its own, in a private mount namespace."""
+    """What the user is told to have done helps him. It is done to a node of its own, in a private
+    mount namespace.
+    """
     command = f"{installed / 'bin' / 'iommud'} run --why -- ./my-program"
     refused = shell(command, home, "--closed-fuse")
     assert refused.returncode == 125
@@ -136,6 +140,15 @@ def test_fewer_options_are_not_enough(line: str, image: Path, tmp_path: Path) ->
         assert done.stderr.startswith("iommud: ")
         assert done.stderr.count("\n") == 1
         assert option.split()[1].partition("=")[0] in done.stderr or option.startswith("--cap-add SYS_ADMIN")
+
+
+def test_true_pins_take_the_profile_away(image: Path, tmp_path: Path) -> None:
+    line = blocks("container")[1].replace("run --why", "run --pin uring")
+    done = contained(line, image, tmp_path / "1")
+    assert (done.returncode, done.stdout, done.stderr.count("Traceback")) == (125, "", 0), done.stderr
+    assert "io_uring" in done.stderr
+    done = contained(line.replace("--device", "--security-opt seccomp=unconfined --device"), image, tmp_path / "2")
+    assert (done.returncode, done.stdout) == (0, "ioas 1\nrefused 2\n"), done.stderr
 
 
 def test_its_links_lead_somewhere() -> None:

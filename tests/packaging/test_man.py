@@ -21,7 +21,8 @@ PLACES = {
     "serve": ["Options of both", "Options of iommud serve"],
 }
 OPTIONS = [(command, option) for command in COMMANDS.values() for option in command.options]
-SENTENCES = ("cuse_glue/mount.py", "cuse_glue/namespace.py", "cuse_glue/reach.py", "iommud/run.py", "iommud/serve.py")
+# The rooms whose sentences a person meets.
+SENTENCES = [path for room in ("cuse_glue/mounts", "iommud/commands") for path in (ROOT / room).glob("*.py")]
 
 
 def section(title: str, kind: str = "Sh") -> str:
@@ -35,7 +36,9 @@ def items(text: str) -> dict[str, str]:
 
 
 def described(command: str) -> dict[str, str]:
-    """The options of a command that the page describes, as the parser spells them: `-h, --help`, `--log-level level`."""
+    """The options of a command that the page describes, as the parser spells them: `-h, --help`,
+    `--log-level level`.
+    """
     entries = {}
     for title in PLACES[command]:
         for head, body in items(section(title, "Ss")).items():
@@ -52,13 +55,21 @@ def spelled(option: Option) -> str:
 def test_every_option_is_described_and_none_that_is_not_there(command: str) -> None:
     wanted = {spelled(option) for option in COMMANDS[command].options}
     has = set(described(command))
-    assert has == wanted, f"man/iommud.1, {PLACES[command]}: missing {sorted(wanted - has)}, too many {sorted(has - wanted)}"
+    assert has == wanted, (
+        f"man/iommud.1, {PLACES[command]}: missing {sorted(wanted - has)}, too many {sorted(has - wanted)}"
+    )
 
 
-@pytest.mark.parametrize(("command", "option"), OPTIONS, ids=lambda it: it.name if isinstance(it, Command) else it.flags[-1])
+@pytest.mark.parametrize(
+    ("command", "option"), OPTIONS, ids=lambda it: it.name if isinstance(it, Command) else it.flags[-1]
+)
 def test_every_choice_of_an_option_is_described(command: Command, option: Option) -> None:
-    words = set(re.findall(r"[\w-]+", " ".join(re.findall(r"(?m)^\.Cm (.*)$", described(command.name)[spelled(option)]))))
-    assert set(option.choices) <= words, f"man/iommud.1, {spelled(option)}: missing {sorted(set(option.choices) - words)}"
+    words = set(
+        re.findall(r"[\w-]+", " ".join(re.findall(r"(?m)^\.Cm (.*)$", described(command.name)[spelled(option)])))
+    )
+    assert set(option.choices) <= words, (
+        f"man/iommud.1, {spelled(option)}: missing {sorted(set(option.choices) - words)}"
+    )
 
 
 @pytest.mark.parametrize("command", ["run", "serve"])
@@ -66,11 +77,13 @@ def test_the_synopsis_has_every_option(command: str) -> None:
     [synopsis] = [part for part in section("SYNOPSIS").split(".Nm\n") if part.startswith(f".Cm {command}\n")]
     has = {f"-{flag}" for flag in re.findall(r"Fl (-[\w-]+)", synopsis)}
     wanted = set(COMMANDS[command].flags) - {"-h", "--help"}
-    assert has == wanted, f"man/iommud.1, SYNOPSIS of {command}: missing {sorted(wanted - has)}, too many {sorted(has - wanted)}"
+    assert has == wanted, (
+        f"man/iommud.1, SYNOPSIS of {command}: missing {sorted(wanted - has)}, too many {sorted(has - wanted)}"
+    )
 
 
 def test_the_diagnostics_are_sentences_of_the_code() -> None:
-    nodes = (node for name in SENTENCES for node in ast.walk(ast.parse((ROOT / name).read_text())))
+    nodes = (node for path in SENTENCES for node in ast.walk(ast.parse(path.read_text())))
     said = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     quoted = re.findall(r'(?m)^\.It "(.*)"$', section("DIAGNOSTICS"))
     quoted = [sentence.replace("/dev/fuse ", "") for sentence in quoted]

@@ -1,4 +1,6 @@
-"""`iommud run`, installed from its wheel, for a user who has nothing: no capability, no group, no home, and no checkout to look into."""
+"""`iommud run`, installed from its wheel, for a user who has nothing: no capability, no group, no
+home, and no checkout to look into.
+"""
 
 import os
 import re
@@ -20,7 +22,13 @@ pytestmark = pytest.mark.usefixtures("root")
 
 SECONDS = 120.0  # for one client
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LC_ALL": "C"}
-CLIENTS = sorted(str(path.relative_to(SOURCES).with_suffix("")) for path in SOURCES.rglob("*.c") if path.stem not in PLAYERS)
+CLIENTS = sorted(
+    str(path.relative_to(SOURCES).with_suffix(""))
+    for path in SOURCES.rglob("*.c")
+    # Pins are told what to do; a device's clients take a device, and are run in
+    # tests/clients/test_device_clients.py.
+    if path.stem not in PLAYERS and path.parent.name not in ("pins", "vfio")
+)
 # As much memory as users may usually pin; not all machines let root raise it.
 LIMITED = ["prlimit", f"--memlock={8 << 20}:{8 << 20}"]
 # Checks that this user cannot pass, by words of each. All others have to be passed.
@@ -28,10 +36,10 @@ MISSED = {
     "file_ops": "root's",  # the device is the user's own here
     "slow_memory": "uffd",  # not for him on Linux either, and without it there is no slow memory
     "mock/slow_destroy": "uffd",  # the same
-    "seccomp": "a fault queue there .got EPERM|its descriptor is one|of a queue|close",  # suspending a filter takes CAP_SYS_ADMIN
     "mock/access_rw": "LARGEST_ACCESS.*Cannot allocate memory",  # RLIMIT_MEMLOCK, on Linux too
     "mock/change_process": "five are .got ENOMEM",  # the same
-    "mock/map_file": "without its shared parts|all its bytes|write it|its last page",  # shared and without any file: docs/not-done.md
+    # shared and without any file: docs/not-done.md
+    "mock/map_file": "without its shared parts|all its bytes|write it|its last page",
     "mock/memory": "shared memory, held by",  # the same
     "mock/race": "IOAS_NOIOMMU_GET_PA",  # takes CAP_SYS_RAWIO, on Linux too
 }
@@ -51,7 +59,9 @@ def output(command: list[str], status: int = 0) -> str:
 
 
 def test_he_has_nothing(run: list[str]) -> None:
-    lines = dict(line.split(":\t", 1) for line in output([*run, "cat", "/proc/self/status"]).splitlines() if ":\t" in line)
+    lines = dict(
+        line.split(":\t", 1) for line in output([*run, "cat", "/proc/self/status"]).splitlines() if ":\t" in line
+    )
     assert lines["Uid"].split() == lines["Gid"].split() == ["65534"] * 4
     assert lines["Groups"].split() == []
     assert {lines[f"Cap{which}"] for which in ("Inh", "Prm", "Eff", "Amb")} == {"0" * 16}
@@ -90,7 +100,9 @@ def test_its_children_and_pipelines(run: list[str], probe: str) -> None:
 def test_two_generations_later(run: list[str], probe: str) -> None:
     """An orphan, whose parents have ended, is served still."""
     script = f"(sh -c '(sleep 0; read line; {probe}) <&3 &') 3<&0; echo first"
-    with subprocess.Popen([*run, "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
+    with subprocess.Popen(
+        [*run, "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"first\n"
         assert process.wait(PATIENCE) == 0
@@ -126,6 +138,8 @@ def test_a_program_that_cannot_be_read(run: list[str], probe: str, open_director
     """Only executed. The kernel lets nobody but root look into its memory"""
     program = shutil.copy(probe, open_directory / "secret")
     os.chmod(program, 0o711)
-    done = subprocess.run([*run, "--why", "--", program], capture_output=True, text=True, timeout=PATIENCE, env=ENVIRONMENT)
+    done = subprocess.run(
+        [*run, "--why", "--", program], capture_output=True, text=True, timeout=PATIENCE, env=ENVIRONMENT
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert re.match(r"secret\[\d+\]: IOMMU_IOAS_ALLOC: EFAULT: ", done.stderr)

@@ -16,13 +16,19 @@ from tests.clients.build import build
 from tests.packaging.conftest import NO_COMPILER, Distributions
 from tests.support import PATIENCE, ROOT
 
-SHARED = ("man/man1/iommud.1", "bash-completion/completions/iommud", "zsh/site-functions/_iommud", "fish/vendor_completions.d/iommud.fish")
+SHARED = (
+    "man/man1/iommud.1",
+    "bash-completion/completions/iommud",
+    "zsh/site-functions/_iommud",
+    "fish/vendor_completions.d/iommud.fish",
+)
 
 
 @pytest.fixture
 def metadata(distributions: Distributions) -> Metadata:
     with zipfile.ZipFile(distributions.wheel) as archive:
-        return Metadata.from_email(archive.read(f"iommud-{__version__}.dist-info/METADATA"))  # checks every field
+        # checks every field
+        return Metadata.from_email(archive.read(f"iommud-{__version__}.dist-info/METADATA"))
 
 
 def output(*command: str | Path, cwd: Path) -> str:
@@ -33,7 +39,9 @@ def output(*command: str | Path, cwd: Path) -> str:
 
 
 def test_the_sdist_is_all_that_is_kept_and_no_more(distributions: Distributions) -> None:
-    listing = subprocess.run(["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True)
+    listing = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True
+    )
     if listing.returncode or not (ROOT / ".git").exists():
         pytest.skip("this is no checkout, so nobody knows which of its files are kept")
     with tarfile.open(distributions.sdist) as archive:
@@ -45,7 +53,12 @@ def test_the_sdist_is_all_that_is_kept_and_no_more(distributions: Distributions)
 def test_the_wheel_is_the_packages_and_what_they_read(distributions: Distributions) -> None:
     with zipfile.ZipFile(distributions.wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
-    tree = {path.relative_to(ROOT) for package in ("iommud", "cuse_glue") for path in (ROOT / package).rglob("*") if path.is_file()}
+    tree = {
+        path.relative_to(ROOT)
+        for package in ("iommud", "cuse_glue")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file()
+    }
     wanted = {str(path) for path in tree if "__pycache__" not in path.parts}
     wanted |= {f"iommud/{path.relative_to(ROOT)}" for path in (ROOT / "include").rglob("*.h")}
     wanted |= {f"iommud-{__version__}.data/data/share/{name}" for name in SHARED}
@@ -63,8 +76,7 @@ def test_its_metadata(metadata: Metadata) -> None:
     assert metadata.requires_python is not None
     assert "3.11" in metadata.requires_python
     assert "3.10" not in metadata.requires_python
-    # There is no public place of the project yet; an address that leads nowhere is worse than none.
-    assert not metadata.project_urls
+    assert set(metadata.project_urls or ()) == {"Homepage", "Documentation", "Changes", "Issues"}
 
 
 def test_its_readme_renders(metadata: Metadata) -> None:

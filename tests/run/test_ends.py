@@ -167,7 +167,9 @@ print("mapped")
 
 @pytest.mark.parametrize("prefix", [[], AS_NOBODY], ids=["root", "nobody"])
 def test_a_program_that_maps_the_device_itself(prefix: list[str]) -> None:
-    """MAP_FILE takes any descriptor. Kept, the device's own would keep the device, and so the daemon, for ever."""
+    """MAP_FILE takes any descriptor. Kept, the device's own would keep the device, and so the
+    daemon, for ever.
+    """
     if prefix and os.geteuid() != 0:
         pytest.skip("the other one is this already")
     marker = str(uuid.uuid4())

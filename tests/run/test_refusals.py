@@ -1,4 +1,6 @@
-"""When `iommud run` cannot: an exit status that is not the program's, and a sentence that says what is missing."""
+"""When `iommud run` cannot: an exit status that is not the program's, and a sentence that says what
+is missing.
+"""
 
 import subprocess
 import sys
@@ -75,7 +77,9 @@ def test_no_user_namespaces() -> None:
     ],
 )
 def test_a_profile_forbids_a_call(call: str, sentence: str) -> None:
-    """Nothing runs half: with these two forbidden, each ioctl would fail, and nobody would know why."""
+    """Nothing runs half: with these two forbidden, each ioctl would fail, and nobody would know
+    why.
+    """
     forbidden = [sys.executable, str(Path(__file__).with_name("without_call.py")), call]
     status, said = refusal([*forbidden, *RUN, "true"])
     assert status == 125
@@ -97,4 +101,7 @@ def test_no_memory_can_be_pinned() -> None:
     command = [IOMMUD, "run", "--pin=uring", "--", "true"]
     status, sentences = refusal([*AS_NOBODY, "prlimit", "--memlock=0:0", *command])
     assert status == 125
-    assert sentences.splitlines()[0] == "iommud: --pin=uring cannot pin a page: RLIMIT_MEMLOCK leaves no room for it, and has to be raised"
+    assert (
+        sentences.splitlines()[0]
+        == "iommud: --pin=uring cannot pin a page: RLIMIT_MEMLOCK leaves no room for it, and has to be raised"
+    )

@@ -1,4 +1,6 @@
-"""`iommud run` hands the user's process on as it found it: everything that a program can see of itself is as without it."""
+"""`iommud run` hands the user's process on as it found it: everything that a program can see of
+itself is as without it.
+"""
 
 import os
 import re
@@ -86,13 +88,12 @@ def test_signals_ignored_blocked_and_pending() -> None:
         signal.signal(signal.SIGUSR2, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGUSR1, signal.SIGCHLD])
 
-    lines = same(
-        ["grep", "-E", "^(Sig[PBIC]|Shd|NoNew|Speculation)", "/proc/self/status"], preexec_fn=before_exec
-    )
+    lines = same(["grep", "-E", "^(Sig[PBIC]|Shd|NoNew|Speculation)", "/proc/self/status"], preexec_fn=before_exec)
     ignored = re.search(rb"SigIgn:\t(\w+)", lines)
     assert ignored is not None
     ours = 1 << (signal.SIGHUP - 1) | 1 << (signal.SIGINT - 1)
-    assert int(ignored[1], 16) & ours == ours  # whoever started us may ignore more: `same` has compared all of it
+    # whoever started us may ignore more: `same` has compared all of it
+    assert int(ignored[1], 16) & ours == ours
 
 
 def test_sigchld_ignored() -> None:
@@ -112,7 +113,8 @@ def test_descriptors_pass_and_none_is_added() -> None:
 
         def held(prefix: list[str]) -> list[str]:
             lines = output([*prefix, *find], pass_fds=[file.fileno()]).decode().splitlines()
-            return sorted(re.sub("pipe:.*", "pipe", line) for line in lines if "/proc/" not in line)  # find's own
+            # find's own
+            return sorted(re.sub("pipe:.*", "pipe", line) for line in lines if "/proc/" not in line)
 
         plain = held([])
         assert held(RUN) == plain

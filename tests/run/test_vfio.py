@@ -8,7 +8,7 @@ import pytest
 from tests.support import AS_NOBODY, IOMMUD, PATIENCE
 
 LOOK = ["stat", "-c", "%n %a %F", "/dev/vfio", "/dev/vfio/vfio", "/dev/iommu"]
-SEEN = "/dev/vfio 755 directory\n/dev/vfio/vfio 666 regular empty file\n/dev/iommu 660 regular empty file\n"
+SEEN = "/dev/vfio 755 directory\n/dev/vfio/vfio 666 regular file\n/dev/iommu 660 regular file\n"
 
 
 def output(*command: str) -> str:
@@ -17,7 +17,9 @@ def output(*command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("prefix", [[], ["sh", "-c", 'umask 077; exec "$@"', "sh"]], ids=["plain", "with a strict umask"])
+@pytest.mark.parametrize(
+    "prefix", [[], ["sh", "-c", 'umask 077; exec "$@"', "sh"]], ids=["plain", "with a strict umask"]
+)
 def test_it_is_there_for_everybody(prefix: list[str]) -> None:
     before = os.path.lexists("/dev/vfio")
     assert output(*prefix, IOMMUD, "run", "--vfio", "--", *LOOK) == SEEN
@@ -37,6 +39,8 @@ def test_only_when_asked_for() -> None:
 
 
 def test_what_else_is_in_its_directory_stays() -> None:
-    """A /dev/vfio of somebody else's, here that of an iommud around it, with a group's file in it."""
+    """A /dev/vfio of somebody else's, here that of an iommud around it, with a group's file
+    in it.
+    """
     inner = f"{IOMMUD} run --vfio -- ls /dev/vfio"
     assert output(IOMMUD, "run", "--vfio", "--", "sh", "-c", f"touch /dev/vfio/7 && {inner}").split() == ["7", "vfio"]

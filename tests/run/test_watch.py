@@ -1,6 +1,8 @@
-"""The system calls that FUSE does not tell of: refused on our files as by Linux's device, and on all others as if nobody watched.
+"""The system calls that FUSE does not tell of: refused on our files as by Linux's device, and on
+all others as if nobody watched.
 
-Each errno is judged by the C clients (clients/file_ops.c, and of the mock's descriptors clients/mock/*.c), under `iommud run` as well.
+Each errno is judged by the C clients (clients/file_ops.c, and of the mock's descriptors
+clients/mock/*.c), under `iommud run` as well.
 """
 
 import errno
@@ -14,8 +16,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cuse_glue import seccomp
-from cuse_glue.watch import QUESTION
+from cuse_glue.system import seccomp
+from cuse_glue.watch.questions import QUESTION
 from tests.clients.build import build
 from tests.support import AS_NOBODY, IOMMUD, PATIENCE, daemon_and_watcher, wait_for_call, wait_for_end, wait_for_input
 
@@ -102,7 +104,9 @@ def test_our_file_refuses_as_linuxs(watched: Watched) -> None:
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("name", ["viommu", "veventq", "fault", "descriptor"])
 def test_descriptors_are_given_and_watched_without_root(name: str) -> None:
-    """To give one, the client is made to open a file: under our own filter, which a daemon without privileges cannot suspend."""
+    """To give one, the client is made to open a file: under our own filter, which a daemon without
+    privileges cannot suspend.
+    """
     lines = output(*AS_NOBODY, IOMMUD, "run", "--mock", "--", build(f"mock/{name}")).splitlines()
     assert not [line for line in lines[:-1] if not line.startswith("ok ")]
 
@@ -183,7 +187,9 @@ class TestDeathInMidCall:
         os.kill(watched.daemon, signal.SIGKILL)
         assert watched.line().startswith("memfd 0 "), "the program goes on"
         watched.begin()
-        assert watched.line() == f"memfd 0 mmap {errno.ENODEV} read 0 ioctl {errno.ENOTCONN} signals 0", "as FUSE answers"
+        assert watched.line() == f"memfd 0 mmap {errno.ENODEV} read 0 ioctl {errno.ENOTCONN} signals 0", (
+            "as FUSE answers"
+        )
 
     def test_a_signal_does_not_interrupt_what_is_being_looked_at(self, watched: Watched) -> None:
         """Its handler has no SA_RESTART, and mmap(2) no EINTR."""
@@ -193,8 +199,10 @@ class TestDeathInMidCall:
         assert watched.line() == f"{AS_LINUX}1"
 
     def begin_without_daemon(self, watched: Watched) -> None:
-        """The program waits in mmap of the device for the watcher, and that for the daemon, which stands still."""
+        """The program waits in mmap of the device for the watcher, and that for the daemon, which
+        stands still.
+        """
         os.kill(watched.daemon, signal.SIGSTOP)
         watched.begin()
-        wait_for_call(watched.watcher, IOCTL, QUESTION)
+        wait_for_call(watched.watcher, IOCTL, QUESTION)  # in one of its threads
         wait_for_call(watched.process.pid, number("mmap"))

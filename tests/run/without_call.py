@@ -1,4 +1,6 @@
-"""`without_call.py NAME COMMAND...`: run it where the system call NAME is not permitted (EPERM), as in a container."""
+"""`without_call.py NAME COMMAND...`: run it where the system call NAME is not permitted (EPERM), as
+in a container.
+"""
 
 import ctypes
 import os

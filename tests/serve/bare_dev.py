@@ -1,4 +1,6 @@
-"""`bare_dev.py COMMAND...` as root: run it in a mount namespace whose /dev has null, zero and fuse, and nothing else."""
+"""`bare_dev.py COMMAND...` as root: run it in a mount namespace whose /dev has null, zero and fuse,
+and nothing else.
+"""
 
 import os
 import stat
@@ -7,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from cuse_glue import libc
+from cuse_glue.system import libc
 
 DEVICES = {"null": (1, 3), "zero": (1, 5), "fuse": (10, 229)}
 

@@ -16,7 +16,9 @@ USERS = "u alice\nu bob\nm alice iommu\n"
 
 @contextmanager
 def boot(directory: Path, tree: Path, probe: str) -> Iterator[Machine]:
-    """A running systemd with the files of `tree` (which need not exist) over this machine's, and `probe` in /run/shared."""
+    """A running systemd with the files of `tree` (which need not exist) over this machine's, and
+    `probe` in /run/shared.
+    """
     if os.geteuid() != 0:
         pytest.skip("needs root")
     lacking = missing()
@@ -35,7 +37,9 @@ def boot(directory: Path, tree: Path, probe: str) -> Iterator[Machine]:
 
 @pytest.fixture(scope="session")
 def machine(installed: Path, probe: str) -> Iterator[Machine]:
-    """A running systemd with iommud installed, and with the users alice, who is in the group iommu, and bob, who is not."""
+    """A running systemd with iommud installed, and with the users alice, who is in the group iommu,
+    and bob, who is not.
+    """
     with TemporaryDirectory(prefix="iommud-test-") as name, boot(Path(name), installed, probe) as one:
         one.write("/run/sysusers.d/test.conf", USERS)
         one.check("systemd-sysusers")

@@ -1,6 +1,8 @@
-"""A real systemd in namespaces of its own: pid 1 there, with this machine's files below what `make install` put.
+"""A real systemd in namespaces of its own: pid 1 there, with this machine's files below what `make
+install` put.
 
-It shares the kernel, so the device is the one that this kernel can have (here that is FUSE); its /dev, /run, /etc and users are its own.
+It shares the kernel, so the device is the one that this kernel can have (here that is FUSE); its
+/dev, /run, /etc and users are its own.
 """
 
 import os
@@ -16,7 +18,9 @@ NAMESPACES = ["--mount", "--pid", "--net", "--cgroup", "--uts", "--ipc"]
 
 
 class Machine:
-    """`run` and `start` programs in it, as root or another of its users. Closed by `close`, with all that runs in it."""
+    """`run` and `start` programs in it, as root or another of its users. Closed by `close`, with
+    all that runs in it.
+    """
 
     def __init__(self, directory: Path, installed: Path) -> None:
         """`directory`: an empty one; `installed`: what lies over this machine's files."""
@@ -35,7 +39,8 @@ class Machine:
             enter = f'echo 0 > "{self._cgroup}/cgroup.procs" && exec "$@"'
             boot = [str(BOOT), str(work), str(installed), str(self.shared)]
             self._process = subprocess.Popen(
-                ["sh", "-c", enter, "sh", "unshare", *NAMESPACES, "--fork", "--kill-child", *boot], stdin=subprocess.DEVNULL
+                ["sh", "-c", enter, "sh", "unshare", *NAMESPACES, "--fork", "--kill-child", *boot],
+                stdin=subprocess.DEVNULL,
             )
             try:
                 while b"READY=1" not in link.recv(4096).split(b"\n"):
@@ -53,7 +58,9 @@ class Machine:
         return [*inside, *words]
 
     def run(self, *words: str, user: str | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*words, user=user), input=stdin, capture_output=True, text=True, timeout=PATIENCE)
+        return subprocess.run(
+            self.command(*words, user=user), input=stdin, capture_output=True, text=True, timeout=PATIENCE
+        )
 
     def check(self, *words: str, user: str | None = None, stdin: str = "") -> str:
         """What it prints, if it succeeds. AssertionError: it does not."""
@@ -68,7 +75,9 @@ class Machine:
 
     def start(self, *words: str, user: str | None = None) -> subprocess.Popen[str]:
         """With pipes to its stdin and stdout."""
-        return subprocess.Popen(self.command(*words, user=user), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            self.command(*words, user=user), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def close(self) -> None:
         (self._cgroup / "cgroup.kill").write_text("1")

@@ -27,7 +27,9 @@ FILES = {
 
 def tree(top: Path) -> dict[str, object]:
     """All that is below `top`: of files the content, of directories nothing."""
-    return {str(path.relative_to(top)): path.read_bytes() if path.is_file() else None for path in sorted(top.rglob("*"))}
+    return {
+        str(path.relative_to(top)): path.read_bytes() if path.is_file() else None for path in sorted(top.rglob("*"))
+    }
 
 
 def files(top: Path) -> set[str]:

@@ -1,4 +1,6 @@
-"""The service, under a real systemd, as users see it. Here the device is a FUSE file; tests/vm has the character device."""
+"""The service, under a real systemd, as users see it. Here the device is a FUSE file; tests/vm has
+the character device.
+"""
 
 import errno
 import json
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cuse_glue.inject import CLOSING
+from cuse_glue.tracing.inject import CLOSING
 from tests.clients import unwatched
 from tests.clients.build import build
 from tests.support import PATIENCE, ROOT, wait_for_input
@@ -24,10 +26,14 @@ UNIT = "iommud.service"
 PROMPT = 2 * CLOSING  # seconds for a stop, whatever clients do
 PROBE = "/run/shared/probe"
 ANSWERS = "ioas 1\nrefused 2\n"
-# Those that need nothing of the machine but a device: memory of all kinds, given descriptors, fetched descriptors, a filter.
+# Those that need nothing of the machine but a device: memory of all kinds, given descriptors,
+# fetched descriptors, a filter.
 CLIENTS = ["ioas_map", "ioas_map_file", "lifetime", "option", "seccomp"]
-CLIENTS += [f"mock/{name}" for name in ("descriptor", "fault", "veventq", "memory", "processes", "map_file", "change_process", "unmap")]
+CLIENTS += [
+    f"mock/{name}" for name in ("fault", "veventq", "memory", "processes", "map_file", "change_process", "unmap")
+]
 DIFFERENT = {"mock/memory", "mock/processes", "mock/map_file"}
+
 
 class Service:
     """iommud.service in the machine."""
@@ -148,6 +154,15 @@ def test_after_a_crash_it_is_back(service: Service) -> None:
     assert service.machine.check("stat", "--format=%U %G %a", "/dev/iommu") == "root iommu 660\n"
 
 
+def test_after_its_place_was_taken_away_it_takes_it_again(service: Service) -> None:
+    service.start()
+    service.machine.check("umount", "--lazy", "/dev/iommu")
+    service.wait(lambda: service.shows("NRestarts") == "1" and service.shows("ActiveState") == "active")
+    assert service.machine.check(PROBE, "once", user="alice") == ANSWERS
+    assert "/dev/iommu (FUSE) was taken away" in [line["MESSAGE"] for line in service.journal()]
+    assert service.machine.check("stat", "--format=%a", "/run/iommud") == "700\n"
+
+
 def test_after_a_crash_that_is_the_last_nothing_is_left(service: Service) -> None:
     service.start(drop_in="Restart=no")
     service.machine.check("systemctl", "kill", "--signal=KILL", UNIT)
@@ -184,7 +199,11 @@ def test_the_journal_has_the_reasons(service: Service) -> None:
 def test_a_refusal_is_an_error_in_the_journal_and_not_tried_again(service: Service) -> None:
     service.machine.write("/dev/iommu", "somebody's")
     assert service.machine.run("systemctl", "start", UNIT).returncode == 1
-    assert (service.shows("NRestarts"), service.shows("ExecMainStatus"), service.shows("ActiveState")) == ("0", "1", "failed")
+    assert (service.shows("NRestarts"), service.shows("ExecMainStatus"), service.shows("ActiveState")) == (
+        "0",
+        "1",
+        "failed",
+    )
     (line,) = [line for line in service.journal() if "not ours to take" in line["MESSAGE"]]
     assert line["PRIORITY"] == "3"
     assert service.machine.check("cat", "/dev/iommu") == "somebody's"
@@ -193,7 +212,11 @@ def test_a_refusal_is_an_error_in_the_journal_and_not_tried_again(service: Servi
 def test_wrong_arguments_are_not_tried_again(service: Service) -> None:
     service.machine.write("/etc/default/iommud", "IOMMUD_ARGS=--frobnicate\n")
     assert service.machine.run("systemctl", "start", UNIT).returncode == 1
-    assert (service.shows("NRestarts"), service.shows("ExecMainStatus"), service.shows("ActiveState")) == ("0", "2", "failed")
+    assert (service.shows("NRestarts"), service.shows("ExecMainStatus"), service.shows("ActiveState")) == (
+        "0",
+        "2",
+        "failed",
+    )
 
 
 def test_instances_are_devices_of_their_own(service: Service) -> None:
@@ -247,7 +270,9 @@ def test_clients_of_an_unprivileged_user(service: Service) -> None:
 
 
 def test_what_rules_out_the_rest_of_confinement(service: Service) -> None:
-    """No filter, or it could not suspend clients'; no mounts of its own, or nobody would see the device."""
+    """No filter, or it could not suspend clients'; no mounts of its own, or nobody would see the
+    device.
+    """
     service.start()
     status = service.machine.check("cat", f"/proc/{service.shows('MainPID')}/status")
     assert "Seccomp_filters:\t0\n" in status
@@ -276,7 +301,9 @@ def test_each_capability_is_needed(service: Service, capability: str, client: st
 
 def test_a_system_call_filter_costs_clients_behind_filters_their_descriptors(service: Service) -> None:
     """And never their life; and nothing else. The settings are those of docs/service.md."""
-    [settings] = re.findall(r"(?ms)^```ini \S*/filter.conf\n\[Service\]\n(.*?)^```$", (ROOT / "docs/service.md").read_text())
+    [settings] = re.findall(
+        r"(?ms)^```ini \S*/filter.conf\n\[Service\]\n(.*?)^```$", (ROOT / "docs/service.md").read_text()
+    )
     service.start("--why --mock", drop_in=settings)
     done = service.machine.run(build("seccomp"), user="alice")
     assert done.returncode == 1

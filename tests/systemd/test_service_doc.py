@@ -1,4 +1,6 @@
-"""docs/service.md, and what docs/install.md has of it: each block is run as it stands, in a machine that has only what everybody has."""
+"""docs/service.md, and what docs/install.md has of it: each block is run as it stands, in a machine
+that has only what everybody has.
+"""
 
 import re
 from collections.abc import Iterator
@@ -57,4 +59,6 @@ def test_from_installing_to_removing(bare: Machine) -> None:
 
 def test_every_block_is_run() -> None:
     assert sorted(KINDS) == sorted(re.findall(r"(?m)^```sh (.*)$", TEXT))
-    assert re.findall(r"(?m)^```ini (.*)$", TEXT) == [f"/etc/systemd/system/iommud.service.d/{name}.conf" for name in DROP_INS]
+    assert re.findall(r"(?m)^```ini (.*)$", TEXT) == [
+        f"/etc/systemd/system/iommud.service.d/{name}.conf" for name in DROP_INS
+    ]

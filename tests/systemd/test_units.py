@@ -12,7 +12,8 @@ import pytest
 
 from tests.support import ROOT
 
-# How exposed the service is, in tenths, by `systemd-analyze security` of systemd 252. It may only go down.
+# How exposed the service is, in tenths, by `systemd-analyze security` of systemd 252. It may only
+# go down.
 EXPOSURE = 69
 UNITS = ["iommud.service", "iommud@.service"]
 INSTANCES = ["iommud.service", "iommud@two.service"]
@@ -42,7 +43,9 @@ def unit_text(system: Path, unit: str) -> str:
 
 @pytest.mark.parametrize("unit", INSTANCES)
 def test_systemd_finds_nothing_wrong(system: Path, unit: str) -> None:
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", f"--root={system}", unit], capture_output=True, text=True)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", f"--root={system}", unit], capture_output=True, text=True
+    )
     about_us = [line for line in done.stderr.splitlines() if "iommud" in line]
     assert (about_us, done.returncode) == ([], 0), done.stderr
 
@@ -92,7 +95,9 @@ def test_what_the_document_says_of_confining_it_further(system: Path, names: tup
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_what_is_left_open_has_its_reason(system: Path, unit: str) -> None:
-    """Each setting that systemd counts as relaxed is named in the unit, by a comment that says why."""
+    """Each setting that systemd counts as relaxed is named in the unit, by a comment that
+    says why.
+    """
     command = ["systemd-analyze", "security", "--offline=true", f"--root={system}", "--json=short", "iommud.service"]
     table = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     relaxed = {re.match(r"\w+", row["name"])[0] for row in table if row["set"] is False}  # type: ignore[index]

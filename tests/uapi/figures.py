@@ -1,19 +1,22 @@
 """The figures of a C header: every size, offset and value in it, as the C compiler has them.
 
-Two ways lead to them, which share nothing but the compiler. `names_in` reads a header's text and finds what it declares, with a
-reader of its own that knows neither cffi nor iommud. `measure` compiles a program that prints the figures of the names it is given.
+Two ways lead to them, which share nothing but the compiler. `names_in` reads a header's text and
+finds what it declares, with a reader of its own that knows neither cffi nor iommud. `measure`
+compiles a program that prints the figures of the names it is given.
 
     tests/uapi/figures.py TREE
 
-writes figures.json beside this file from the headers of the kernel tree TREE: names found in the headers, figures measured from
-them. Of VFIO's header iommud speaks a part; there the names are those of our own.
-The committed table was made so, from Linux 7.3; nobody edits it.
+writes figures.json beside this file from the headers of the kernel tree TREE: names found in the
+headers, figures measured from them. Of VFIO's header iommud speaks a part; there the names are
+those of our own. The committed table was made so, from Linux 7.3; nobody edits it.
 
 A figure is under the name of what it tells of:
+
     IOMMU_IOAS_MAP          the value of an enumerator or macro
     enum iommufd_option     [size], bytes
     struct iommu_ioas_map   [size, alignment], bytes
-    iommu_ioas_map.iova     [offset, size, kind]; kind is u8 to u64 or s32, with [] for an array, or struct
+    iommu_ioas_map.iova     [offset, size, kind]; kind is u8 to u64 or s32, with [] for an array, or
+                            struct
 """
 
 import json
@@ -56,7 +59,9 @@ int main(void)
 
 @dataclass
 class Names:
-    """What a header declares. `enums` are tags; `structs` have their fields, those within named members as `member.field`."""
+    """What a header declares. `enums` are tags; `structs` have their fields, those within named
+    members as `member.field`.
+    """
 
     constants: list[str] = field(default_factory=list)
     enums: list[str] = field(default_factory=list)
@@ -70,14 +75,18 @@ class Names:
 
 @dataclass(frozen=True)
 class Kernel:
-    """The kernel's headers. `mock` is the selftests' own, which only a tree of the kernel's source has. `vfio` may be missing."""
+    """The kernel's headers. `mock` is the selftests' own, which only a tree of the kernel's source
+    has. `vfio` may be missing.
+    """
 
     uapi: Path
     mock: Path | None
     vfio: Path | None
 
     def unpack(self, into: Path) -> list[Path]:
-        """Places the headers in `into`, an include path without the rest of the kernel's; what to include, in order."""
+        """Places the headers in `into`, an include path without the rest of the kernel's; what to
+        include, in order.
+        """
         (into / "linux").mkdir()
         headers = [into / "linux" / "iommufd.h"]
         shutil.copy(self.uapi, headers[0])
@@ -91,7 +100,9 @@ class Kernel:
 
 
 def names_in(text: str) -> Names:
-    """Every enumerator, macro with a value, enum, struct and field that the header `text` declares."""
+    """Every enumerator, macro with a value, enum, struct and field that the header `text`
+    declares.
+    """
     text = _COMMENT.sub(" ", text).replace("\\\n", " ")
     names = Names(constants=_VALUE_MACRO.findall(text))
     tokens = iter(re.findall(r"\w+|[^\w\s]", _DIRECTIVE.sub("", text)))
@@ -123,7 +134,9 @@ def _enumerators(tokens: Iterator[str]) -> list[str]:
 
 
 def _members(tokens: Iterator[str]) -> list[str]:
-    """The fields up to the closing brace. A member's name is the last word before its `;` or `[`; one with `[]` is left out."""
+    """The fields up to the closing brace. A member's name is the last word before its `;` or `[`;
+    one with `[]` is left out.
+    """
     found: list[str] = []
     inner: list[str] = []
     name = length = ""
@@ -161,16 +174,31 @@ def program(names: Names, headers: Sequence[Path]) -> str:
 
 
 def compile_c(text: str, include: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Runs the C compiler on `text`, with `include` before the system's headers; its complaints are the result's stdout."""
+    """Runs the C compiler on `text`, with `include` before the system's headers; its complaints are
+    the result's stdout.
+    """
     kernels_own = ["-D__user=", "-D__counted_by(member)="]  # of its headers that were not installed
-    command = [os.environ.get("CC", "cc"), "-std=c11", "-Wall", "-Wextra", *kernels_own, "-I", str(include), *options, "-xc", "-"]
+    command = [
+        os.environ.get("CC", "cc"),
+        "-std=c11",
+        "-Wall",
+        "-Wextra",
+        *kernels_own,
+        "-I",
+        str(include),
+        *options,
+        "-xc",
+        "-",
+    ]
     return subprocess.run(
         command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=120
     )
 
 
 def measure(names: Names, headers: Sequence[Path], include: Path) -> Figures:
-    """The figures of `names` by the C compiler. A name that the headers lack is a ValueError with the compiler's words."""
+    """The figures of `names` by the C compiler. A name that the headers lack is a ValueError with
+    the compiler's words.
+    """
     with tempfile.TemporaryDirectory() as work:
         binary = Path(work) / "figures"
         built = compile_c(program(names, headers), include, "-o", str(binary))

@@ -1,7 +1,9 @@
-"""Our headers against the kernel's: same names, sizes, offsets, kinds and values, in Python and in C.
+"""Our headers against the kernel's: same names, sizes, offsets, kinds and values, in Python and in
+C.
 
-The committed table of figures is held against always. The kernel's own headers are where they can be found: in the tree $LINUX_SRC, in
-the tree that the kernel's selftest was built from, or among the system's headers if those are Linux 7.3's.
+The committed table of figures is held against always. The kernel's own headers are where they can
+be found: in the tree $LINUX_SRC, in the tree that the kernel's selftest was built from, or among
+the system's headers if those are Linux 7.3's.
 """
 
 import json
@@ -27,10 +29,26 @@ VFIO_NUMBERS = {
     "GET_API_VERSION": 100,
     "CHECK_EXTENSION": 101,
     "SET_IOMMU": 102,
+    "GROUP_GET_STATUS": 103,
+    "GROUP_SET_CONTAINER": 104,
+    "GROUP_UNSET_CONTAINER": 105,
+    "GROUP_GET_DEVICE_FD": 106,
     "IOMMU_GET_INFO": 112,
     "IOMMU_MAP_DMA": 113,
     "IOMMU_UNMAP_DMA": 114,
     "IOMMU_DIRTY_PAGES": 117,
+    "DEVICE_GET_INFO": 107,
+    "DEVICE_GET_REGION_INFO": 108,
+    "DEVICE_GET_IRQ_INFO": 109,
+    "DEVICE_SET_IRQS": 110,
+    "DEVICE_RESET": 111,
+    "DEVICE_GET_PCI_HOT_RESET_INFO": 112,
+    "DEVICE_PCI_HOT_RESET": 113,
+    "DEVICE_IOEVENTFD": 116,
+    "DEVICE_FEATURE": 117,
+    "DEVICE_BIND_IOMMUFD": 118,
+    "DEVICE_ATTACH_IOMMUFD_PT": 119,
+    "DEVICE_DETACH_IOMMUFD_PT": 120,
 }
 
 
@@ -75,7 +93,9 @@ def read_names(headers: list[Path]) -> Names:
 
 
 def python_figures() -> Figures:
-    """The figures as iommud.uapi.header has them. It has no list of enums; their tags are read from our headers."""
+    """The figures as iommud.uapi.header has them. It has no list of enums; their tags are read from
+    our headers.
+    """
     figures: dict[str, int | list[int | str]] = dict(header.CONST)
     for tag in read_names(OURS).enums:
         figures[f"enum {tag}"] = [header.ffi.sizeof(f"enum {tag}")]
@@ -92,7 +112,7 @@ def differences(ours: Figures, theirs: Figures) -> Mapping[str, tuple[object, ob
 
 
 def test_python_has_the_figures_of_the_table(table: Figures) -> None:
-    assert differences(python_figures(), table) == {}
+    assert differences(python_figures(), table) == {}, "a kernel that has them: tests/uapi/figures.py TREE"
 
 
 def test_c_has_the_figures_of_the_table(table: Figures) -> None:

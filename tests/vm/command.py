@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-SLACK: Final = 30.0  # seconds after its limit at which the agent must have said that a command was ended
+# seconds after its limit at which the agent must have said that a command was ended
+SLACK: Final = 30.0
 
 
 class VmFailed(Exception):
@@ -15,7 +16,9 @@ class VmFailed(Exception):
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended: `status` is the exit status, or -signal; `late`: it was killed for taking too long."""
+    """How a command ended: `status` is the exit status, or -signal; `late`: it was killed for
+    taking too long.
+    """
 
     argv: Sequence[str]
     stdout: str
@@ -37,10 +40,10 @@ class Done:
 class Command:
     """One command. Its output is kept, and can be waited for line by line."""
 
-    def __init__(
-        self, argv: Sequence[str], limit: float, send: Callable[..., None], check: Callable[[], None]
-    ) -> None:
-        """`send`: a message to the agent about this command. `check`: raises when the guest is lost."""
+    def __init__(self, argv: Sequence[str], limit: float, send: Callable[..., None], check: Callable[[], None]) -> None:
+        """`send`: a message to the agent about this command. `check`: raises when the guest is
+        lost.
+        """
         self.argv = argv
         self.pid = 0  # in the guest; known as soon as it has started
         self._limit = limit
@@ -53,7 +56,9 @@ class Command:
         self._news = threading.Condition()
 
     def line(self, fd: int = 1, limit: float = 60.0) -> str:
-        """The next line of stdout (1) or stderr (2), without its end. AssertionError: none comes."""
+        """The next line of stdout (1) or stderr (2), without its end. AssertionError: none
+        comes.
+        """
         self._wait_until(lambda: "\n" in self._text[fd][self._read[fd] :] or self._done is not None, limit)
         rest = self._text[fd][self._read[fd] :]
         text, end, _ = rest.partition("\n")

@@ -1,11 +1,13 @@
-"""One boot for all tests of the virtual machine, and one daemon for those of a module that only use it."""
+"""One boot for all tests of the virtual machine, and one daemon for those of a module that only use
+it.
+"""
 
 import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel_selftest.source import NotHere
+from tests.debian import NotHere
 from tests.support import IOMMUD
 
 from .command import Command
@@ -42,7 +44,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="module")
 def served(vm: Machine) -> Iterator[Command]:
-    """A daemon at /dev/iommu and /dev/vfio/vfio, with the mock device. It has nothing to say, up to its end."""
+    """A daemon at /dev/iommu and /dev/vfio/vfio, with the mock device. It has nothing to say, up to
+    its end.
+    """
     daemon = vm.start(IOMMUD, "serve", "--cuse", "iommu", "--vfio", "--mock", "--log-level", "info")
     assert daemon.line(2) == "iommud: serving /dev/iommu (CUSE), /dev/vfio/vfio (CUSE)"
     yield daemon

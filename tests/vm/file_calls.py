@@ -1,4 +1,6 @@
-"""`file_calls.py PATH`: what the calls on the device as a file give, one a line: name, and the result or the errno's name."""
+"""`file_calls.py PATH`: what the calls on the device as a file give, one a line: name, and the
+result or the errno's name.
+"""
 
 import ctypes
 import errno

@@ -1,11 +1,13 @@
-"""What the guest starts from: busybox, the modules that it needs to reach its files, and the first program (guest/init)."""
+"""What the guest starts from: busybox, the modules that it needs to reach its files, and the first
+program (guest/init).
+"""
 
 import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.kernel_selftest.source import NotHere
+from tests.debian import NotHere
 
 from .kernel import Kernel, read_module
 
@@ -15,7 +17,9 @@ MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console", "fus
 
 
 def build(kernel: Kernel, settings: Mapping[str, str], units: Mapping[str, str | None]) -> bytes:
-    """The archive. `settings`: shell variables for guest/init. `units`: systemd's, by name; None masks one. Raises NotHere."""
+    """The archive. `settings`: shell variables for guest/init. `units`: systemd's, by name; None
+    masks one. Raises NotHere.
+    """
     busybox = shutil.which(BUSYBOX)
     if busybox is None:
         raise NotHere("there is no busybox (the package busybox-static)")
@@ -39,7 +43,9 @@ def build(kernel: Kernel, settings: Mapping[str, str], units: Mapping[str, str |
 
 
 class _Archive:
-    """A cpio archive of the kind that the kernel unpacks ("newc"). Ref: v7.3 Documentation/driver-api/early-userspace/buffer-format.rst"""
+    """A cpio archive of the kind that the kernel unpacks ("newc"). Ref: v7.3
+    Documentation/driver-api/early-userspace/buffer-format.rst
+    """
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -62,7 +68,8 @@ class _Archive:
     def _add(self, name: str, mode: int, data: bytes) -> None:
         self._count += 1
         path = name.encode() + b"\0"
-        # inode, mode, uid, gid, links, mtime, size, 4 device numbers, length of the name, no checksum
+        # inode, mode, uid, gid, links, mtime, size, 4 device numbers, length of the name, no
+        # checksum
         fields = (self._count, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(path), 0)
         head = b"070701" + b"".join(b"%08x" % field for field in fields) + path
         self._parts += [head, bytes(-len(head) % 4), data, bytes(-len(data) % 4)]

@@ -1,7 +1,9 @@
-"""Debian's stock kernel for this machine, as it comes: fetched by apt from the system's own package sources, unpacked below build/.
+"""Debian's stock kernel for this machine, as it comes: fetched by apt from the system's own package
+sources, unpacked below build/.
 
-The package is 70 MB and is fetched once. Kept of it are the modules, indexed for modprobe in the guest, and the kernel itself: as the plain
-ELF file where the image holds it xz-compressed, which saves a slow machine the two seconds of unpacking it at each boot.
+The package is 70 MB and is fetched once. Kept of it are the modules, indexed for modprobe in the
+guest, and the kernel itself: as the plain ELF file where the image holds it xz-compressed, which
+saves a slow machine the two seconds of unpacking it at each boot.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.kernel_selftest.source import NotHere, apt
+from tests.debian import NotHere, apt
 from tests.support import ROOT
 
 METAPACKAGE = "linux-image-amd64"
@@ -30,14 +32,18 @@ SECTOR = 512
 
 @dataclass(frozen=True)
 class Kernel:
-    """What QEMU boots, and the kernel's modules (the directory that it calls /lib/modules/`release`)."""
+    """What QEMU boots, and the kernel's modules (the directory that it calls
+    /lib/modules/`release`).
+    """
 
     release: str
     image: Path
     modules: Path
 
     def needed_for(self, names: Iterable[str]) -> list[Path]:
-        """The files of these modules and of all that they need, in an order in which they can be loaded. What is built in has none."""
+        """The files of these modules and of all that they need, in an order in which they can be
+        loaded. What is built in has none.
+        """
         files = {path.name.split(".")[0].replace("-", "_"): path for path in self.modules.rglob("*.ko*")}
         order: list[Path] = []
 
@@ -90,7 +96,8 @@ def _download(work: Path) -> Path:
     print(f"fetching Debian's {METAPACKAGE} (about 70 MB, once)", flush=True)
     package = _package()
     if package is None or not apt(work, (), "download", package, quiet=True):
-        apt(work, (), "update")  # no lists yet, or old ones that name a package which has been replaced
+        # no lists yet, or old ones that name a package which has been replaced
+        apt(work, (), "update")
         package = _package()
         if package is None or not apt(work, (), "download", package):
             raise NotHere(f"the system's package sources have no {METAPACKAGE}")
@@ -121,10 +128,14 @@ def _unpack(package: Path, tree: Path, into: Path) -> None:
 
 
 def _plain(image: bytes) -> bytes | None:
-    """The ELF file in a bzImage; None: it is compressed by something else than xz. Ref: v7.3 Documentation/arch/x86/boot.rst"""
+    """The ELF file in a bzImage; None: it is compressed by something else than xz. Ref: v7.3
+    Documentation/arch/x86/boot.rst
+    """
     offset, length = struct.unpack_from("<II", image, PAYLOAD)
     begin = (image[SETUP_SECTORS] + 1) * SECTOR + offset
     try:
-        return lzma.LZMADecompressor().decompress(image[begin : begin + length])  # what follows the stream is the kernel's business
+        return lzma.LZMADecompressor().decompress(
+            image[begin : begin + length]
+        )  # what follows the stream is the kernel's business
     except lzma.LZMAError:
         return None

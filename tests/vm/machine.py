@@ -1,10 +1,13 @@
-"""A virtual machine that runs this machine's own files on Debian's kernel, with systemd as its first program; and commands in it.
+"""A virtual machine that runs this machine's own files on Debian's kernel, with systemd as its
+first program; and commands in it.
 
-`/` is the host's, read-only by 9p, under a tmpfs that takes what is written and forgets it. `SHARE` is the host's, writable, at the same
-path. /etc/systemd/system holds our units only, so that none of the host's services starts in there; the target is vm.target. One virtio
-port carries the commands (guest/agent.py); the console goes to a file.
+`/` is the host's, read-only by 9p, under a tmpfs that takes what is written and forgets it. `SHARE`
+is the host's, writable, at the same path. /etc/systemd/system holds our units only, so that none of
+the host's services starts in there; the target is vm.target. One virtio port carries the commands
+(guest/agent.py); the console goes to a file.
 
-IOMMUD_VM_ACCEL chooses QEMU's accelerator: tcg (the default: it needs nothing of the machine), or kvm.
+IOMMUD_VM_ACCEL chooses QEMU's accelerator: tcg (the default: it needs nothing of the machine), or
+kvm.
 """
 
 import json
@@ -20,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests.kernel_selftest.source import NotHere
+from tests.debian import NotHere
 from tests.support import ROOT
 
 from . import initramfs, kernel
@@ -100,7 +103,9 @@ OOMPolicy=continue
 
 
 class Machine:
-    """One boot. Enter it to boot; `run` and `start` then run commands in it; leaving it ends it, whatever state it is in."""
+    """One boot. Enter it to boot; `run` and `start` then run commands in it; leaving it ends it,
+    whatever state it is in.
+    """
 
     def __init__(self, accelerator: str | None = None) -> None:
         """`accelerator`: a key of ACCELERATORS, else what IOMMUD_VM_ACCEL says."""
@@ -117,7 +122,9 @@ class Machine:
         self._reader: threading.Thread
 
     def __enter__(self) -> "Machine":
-        """Boot. Raises NotHere (the machine cannot run it), VmFailed (it should have, and did not)."""
+        """Boot. Raises NotHere (the machine cannot run it), VmFailed (it should have, and
+        did not).
+        """
         accelerator = ACCELERATORS.get(self.accelerator)
         if accelerator is None:
             raise VmFailed(f"IOMMUD_VM_ACCEL={self.accelerator} is none of: {', '.join(ACCELERATORS)}")
@@ -168,7 +175,9 @@ class Machine:
 
     @property
     def processor_seconds(self) -> float:
-        """What QEMU has used of a processor: unlike `seconds`, not a matter of what else the machine does."""
+        """What QEMU has used of a processor: unlike `seconds`, not a matter of what else the
+        machine does.
+        """
         fields = Path(f"/proc/{self._qemu.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -184,13 +193,17 @@ class Machine:
         cwd: str = "/",
         user: tuple[int, int, list[int]] | None = None,
     ) -> Command:
-        """Start a command, without waiting for it. `env` is beside PATH and HOME; `user`: uid, gid and groups; root unless given."""
+        """Start a command, without waiting for it. `env` is beside PATH and HOME; `user`: uid, gid
+        and groups; root unless given.
+        """
         self.check()
         environment = {"PATH": os.environ["PATH"], "HOME": "/root", "LANG": "C.UTF-8", **(env or {})}
         with self._lock:
             number = self._next_id
             self._next_id += 1
-            command = self._commands[number] = Command(argv, limit, lambda **message: self._send(id=number, **message), self.check)
+            command = self._commands[number] = Command(
+                argv, limit, lambda **message: self._send(id=number, **message), self.check
+            )
         self._send(id=number, run=list(argv), env=environment, cwd=cwd, user=user, limit=limit)
         return command
 

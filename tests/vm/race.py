@@ -1,4 +1,5 @@
-"""`race.py COMMAND NAME`: `iommud serve --cuse NAME`, with a rival that is there just when it has looked and found the name free.
+"""`race.py COMMAND NAME`: `iommud serve --cuse NAME`, with a rival that is there just when it has
+looked and found the name free.
 
 COMMAND is run at that moment. This is the one place where nobody from outside could be so punctual.
 """
@@ -8,7 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
-from iommud import cli, serve
+from iommud.commands import cli, cuse_place
 
 opened = os.open
 rival = ""
@@ -16,7 +17,7 @@ rival = ""
 
 def open_late(path: Any, *arguments: Any, **more: Any) -> int:
     """os.open, but that the rival comes before the session's own descriptor."""
-    if path == serve.CUSE_DEVICE:
+    if path == cuse_place.CUSE_DEVICE:
         subprocess.run(rival, shell=True, check=True)
     return opened(path, *arguments, **more)
 
@@ -25,7 +26,7 @@ def main() -> None:
     """Serve."""
     global rival
     rival, name = sys.argv[1:]
-    serve.os.open = open_late  # type: ignore[attr-defined]
+    cuse_place.os.open = open_late  # type: ignore[attr-defined]
     sys.argv[1:] = ["serve", "--cuse", name]
     cli.main()
 

@@ -1,4 +1,6 @@
-"""Programs on a character device: the C clients find the same as on a FUSE file, but for what CUSE does not carry."""
+"""Programs on a character device: the C clients find the same as on a FUSE file, but for what CUSE
+does not carry.
+"""
 
 import functools
 import os
@@ -15,7 +17,7 @@ from tests.clients import unwatched
 from tests.clients.build import build, why_not_32_bit
 from tests.clients.test_clients import CLIENTS, PATIENCE, to_set_rlimit_mode
 from tests.clients.test_mock_clients import CLIENTS as MOCK_CLIENTS
-from tests.kernel_selftest.source import NotHere
+from tests.debian import NotHere
 from tests.support import IOMMUD
 
 from . import selftest
@@ -26,7 +28,8 @@ from .machine import Machine
 Client = Callable[[str], Command]
 FILE_CALLS = Path(__file__).with_name("file_calls.py")
 
-# CUSE does not look at what the answer to an open says of the file's offset: lseek says 0, pread reads (a device without: ESPIPE).
+# CUSE does not look at what the answer to an open says of the file's offset: lseek says 0, pread
+# reads (a device without: ESPIPE).
 OFFSETS = {
     "file_ops": {"seek to the start", "where is it", "seek to the end", "seek to data"},
     "mock/fault": {"lseek", "pread"},
@@ -42,20 +45,28 @@ ARGUMENTS = {
 }
 # It looks at more if it is root in the first user namespace, which on FUSE it may not be.
 MORE_AS_ROOT = {"option"}
-# Nothing of it is the kernel's, and it would take minutes.
-LEFT_OUT = {"race"}
+# `race`: nothing of it is the kernel's, and it would take minutes. `descriptor`, `device`: what one
+# open file knows of another's, of which `serve` has a process each (docs/not-done.md).
+# `protections`: Linux 6.1 cannot tell guard regions.
+LEFT_OUT = {"race", "descriptor", "device", "protections"}
 NAMES = [*CLIENTS, *(f"mock/{name}" for name in MOCK_CLIENTS if name not in LEFT_OUT), "mock/type1"]
 # It asks for what only FUSE can do; see test_nothing_can_be_mapped.
 MAPS = {"mock/viommu"}
 
 LIMIT = 200.0  # seconds for a client
-FEW_TIMES = {"FEW_TIMES": "1"}  # what clients do thousands of times they do a twentieth as often (often() in checks.h), here and on FUSE
+FEW_TIMES = {
+    "FEW_TIMES": "1"
+    # what clients do thousands of times they do a twentieth as often (often() in checks.h), here
+    # and on FUSE
+}
 
 
 def findings(text: str) -> list[str]:
     """What a client looked at, whatever it found."""
     lines = [re.sub(r" \(got .*\) \S+:\d+$", "", line) for line in text.splitlines()]
-    return [re.sub(r"^(not )?ok \d+ - ", "", line) for line in lines if not re.match(r"1\.\.|# \d+ of \d+ failed", line)]
+    return [
+        re.sub(r"^(not )?ok \d+ - ", "", line) for line in lines if not re.match(r"1\.\.|# \d+ of \d+ failed", line)
+    ]
 
 
 def wrong(done: Done) -> set[str]:
@@ -70,7 +81,9 @@ def wrong(done: Done) -> set[str]:
 
 @pytest.fixture(scope="module")
 def client(vm: Machine, served: Command) -> Client:
-    """Starts a client on /dev/iommu, each once: the second time it gives what it said the first time."""
+    """Starts a client on /dev/iommu, each once: the second time it gives what it said the first
+    time.
+    """
 
     @functools.cache
     def start(name: str) -> Command:
@@ -85,7 +98,9 @@ def test_same_as_on_fuse(name: str, client: Client) -> None:
     running = client(name)  # on the one processor, while FUSE has another
     prefix = to_set_rlimit_mode() if {"--privileged", "--mm"} & set(arguments) else []
     on_fuse = [*prefix, IOMMUD, "run", "--vfio", "--mock", "--", build(name), *arguments]
-    said = subprocess.run(on_fuse, capture_output=True, text=True, timeout=PATIENCE, check=True, env={**os.environ, **FEW_TIMES}).stdout
+    said = subprocess.run(
+        on_fuse, capture_output=True, text=True, timeout=PATIENCE, check=True, env={**os.environ, **FEW_TIMES}
+    ).stdout
     done = running.wait()
     assert wrong(done) == OFFSETS.get(name, set()), str(done)
     ours, theirs = findings(done.stdout), findings(said)
@@ -100,7 +115,7 @@ def test_nothing_can_be_mapped(vm: Machine, served: Command) -> None:
     assert wrong(vm.run(build("mock/viommu"), "--no-mmap")) == set()
 
 
-@pytest.mark.parametrize("name", ["ioas_map", "ioas_iova_ranges", "mock/descriptor", "mock/fault", "mock/processes"])
+@pytest.mark.parametrize("name", ["ioas_map", "ioas_iova_ranges", "mock/fault", "mock/processes"])
 def test_32_bit_client(name: str, vm: Machine, served: Command) -> None:
     why = why_not_32_bit()
     if why is not None:
@@ -112,7 +127,11 @@ def test_32_bit_client(name: str, vm: Machine, served: Command) -> None:
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        pytest.param("slow_memory", ["SIGINT ends one that waits", "SIGKILL ends one that waits"], id="signals while an ioctl waits"),
+        pytest.param(
+            "slow_memory",
+            ["SIGINT ends one that waits", "SIGKILL ends one that waits"],
+            id="signals while an ioctl waits",
+        ),
         pytest.param("mock/descriptor", ["a duplicate is the same access"], id="descriptors"),
         pytest.param("mock/fault", ["epoll: to read"], id="epoll"),
         pytest.param("mock/veventq", ["wakes who polls"], id="poll"),
@@ -148,10 +167,10 @@ def test_a_second_instance(vm: Machine, served: Command, probe: str) -> None:
         assert vm.run(probe, "once").check().stdout == USED
         # What is taken is refused, before anything is registered.
         taken = refusal(vm, IOMMUD, "serve", "--cuse", "pool/iommu-2")
-        assert "/dev/pool/iommu-2 is served already" in taken
+        assert "/dev/pool/iommu-2 is served by another iommud already" in taken
     assert vm.run("test", "-e", "/dev/pool").status == 1
     assert vm.run(probe, "once").check().stdout == USED
-    assert "/dev/iommu is served already" in refusal(vm, IOMMUD, "serve", "--vfio")
+    assert "/dev/iommu is served by another iommud already" in refusal(vm, IOMMUD, "serve", "--vfio")
 
 
 def test_what_cuse_does_not_carry(vm: Machine, served: Command) -> None:

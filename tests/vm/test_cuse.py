@@ -1,4 +1,6 @@
-"""A real character device: `iommud serve --cuse NAME` from its start to its end, however that comes, and who else may have the name."""
+"""A real character device: `iommud serve --cuse NAME` from its start to its end, however that
+comes, and who else may have the name.
+"""
 
 import errno
 import signal
@@ -29,7 +31,9 @@ def test_the_node(vm: Machine, probe: str) -> None:
 
 
 def test_an_end_with_a_client_and_a_start_after_a_kill(vm: Machine, probe: str) -> None:
-    """The daemon is killed; its client is told, its name is free at once, and new clients are served."""
+    """The daemon is killed; its client is told, its name is free at once, and new clients are
+    served.
+    """
     daemon = start(vm)
     client = vm.start(probe, "wait", PATH)
     assert (client.line(), client.line()) == ("ioas 1", "refused 2")
@@ -38,7 +42,9 @@ def test_an_end_with_a_client_and_a_start_after_a_kill(vm: Machine, probe: str) 
     assert vm.run("test", "-e", PATH).status == 1, "the kernel takes the node away"
     with serving(vm):
         client.say("\n")
-        assert client.line() == f"alloc {errno.ENOTCONN} open 0", "the old one's descriptor is dead, the new one's is to be had"
+        assert client.line() == f"alloc {errno.ENOTCONN} open 0", (
+            "the old one's descriptor is dead, the new one's is to be had"
+        )
         client.end_input()
         client.wait().check()
         assert vm.run(probe, "once", PATH).check().stdout == USED
@@ -64,7 +70,9 @@ def test_the_name_is_taken(make: str, sentence: str, vm: Machine) -> None:
 
 
 def test_a_real_device_comes_at_the_same_moment(vm: Machine) -> None:
-    """The kernel registers ours all the same, in silence, and the other one's node stands in front of it."""
+    """The kernel registers ours all the same, in silence, and the other one's node stands in front
+    of it.
+    """
     try:
         sentence = refusal(vm, "env", f"PYTHONPATH={ROOT}", sys.executable, str(RACE), f"mknod {PATH} c 1 3", NAME)
         assert f"{PATH} is another device or file, which came there at the same moment" in sentence
@@ -76,8 +84,10 @@ def test_a_real_device_comes_at_the_same_moment(vm: Machine) -> None:
 
 def test_another_iommud_comes_at_the_same_moment(vm: Machine, probe: str) -> None:
     """The kernel refuses the later one, and that does nothing to the node of the first."""
+    # so it does not see our lock
+    own_run = "setsid unshare -m sh -c 'mount -t tmpfs own /run && exec \"$@\"' sh"
     rival = (
-        f"setsid {IOMMUD} serve --cuse {NAME} --mode 0600 </dev/null >/dev/null 2>/run/rival & echo $! >/run/rival.pid; "
+        f"{own_run} {IOMMUD} serve --cuse {NAME} --mode 0600 </dev/null >/dev/null 2>/run/rival & echo $! >/run/rival.pid; "
         "until grep -q serving /run/rival; do sleep 0.5; done"
     )
     try:

@@ -1,4 +1,6 @@
-"""`iommud run` on Debian's stock kernel, which is older than the one that most of the tests run on."""
+"""`iommud run` on Debian's stock kernel, which is older than the one that most of the tests
+run on.
+"""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""The service with a character device: a real systemd as first program of the virtual machine. tests/systemd has it with a FUSE file.
+"""The service with a character device: a real systemd as first program of the virtual machine.
+tests/systemd has it with a FUSE file.
 
 A start takes a few seconds in there, so the tests, in their order, share one of each kind.
 """
@@ -17,7 +18,7 @@ from typing import Final
 import pytest
 
 from tests.clients.build import build
-from tests.kernel_selftest.source import apt
+from tests.debian import apt
 from tests.support import ROOT
 
 from .machine import PLACE, SHARE, Machine
@@ -97,7 +98,9 @@ def test_who_is_not_in_the_group_is_refused(service: Service) -> None:
 def test_the_journal_has_the_reasons(service: Service) -> None:
     service.said(service.probe, "once", user=service.alice)
     service.said("journalctl", "--sync")
-    assert ": IOMMU_DESTROY: ENOENT: " in service.said("journalctl", f"--unit={UNIT}", "--priority=info", "--output=cat")
+    assert ": IOMMU_DESTROY: ENOENT: " in service.said(
+        "journalctl", f"--unit={UNIT}", "--priority=info", "--output=cat"
+    )
 
 
 def test_a_descriptor_for_a_client_behind_a_filter_where_only_privilege_may_trace(service: Service) -> None:
@@ -126,7 +129,9 @@ def test_udev_gives_group_and_mode(service: Service) -> None:
 
 
 def _udev() -> Path:
-    """A directory with the programs of the package, which is not installed. It is one program with two names."""
+    """A directory with the programs of the package, which is not installed. It is one program with
+    two names.
+    """
     if not UDEV.is_dir():
         with TemporaryDirectory(dir=PLACE) as name:
             work = Path(name)
@@ -158,7 +163,13 @@ def test_after_a_crash_it_is_back(service: Service) -> None:
     service.said("cp", str(SHARE / "service" / "default"), "/etc/default/iommud")
     for name, text in DROP_INS.items():
         (SHARE / "service" / name).write_text(text)
-        service.said("install", "-D", "--mode=644", f"--target-directory=/run/systemd/system/{UNIT}.d", str(SHARE / "service" / name))
+        service.said(
+            "install",
+            "-D",
+            "--mode=644",
+            f"--target-directory=/run/systemd/system/{UNIT}.d",
+            str(SHARE / "service" / name),
+        )
     service.said("systemctl", "daemon-reload")
     client = service.vm.start(service.probe, "wait", user=service.alice)
     assert [client.line(), client.line()] == ANSWERS.splitlines()
@@ -179,7 +190,9 @@ def test_after_a_crash_it_is_back(service: Service) -> None:
 
 
 def test_confined_as_far_as_a_character_device_permits(service: Service) -> None:
-    """By all the drop-ins of docs/service.md: clients notice nothing, but for those behind a filter."""
+    """By all the drop-ins of docs/service.md: clients notice nothing, but for those behind a
+    filter.
+    """
     pid = service.shows("MainPID")
     assert service.said("readlink", f"/proc/{pid}/ns/mnt") != service.said("readlink", "/proc/1/ns/mnt")
     assert re.search(r"Seccomp_filters:\t[1-9]", service.said("cat", f"/proc/{pid}/status"))

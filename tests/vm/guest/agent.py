@@ -1,9 +1,10 @@
 """In the guest: runs what the host asks for, many at once, and streams what they print.
 
-Both ways each message is a line of JSON on a virtio-serial port. From the host: {"id", "run": argv, "env", "cwd", "user", "limit"}, then,
-of one that runs, {"id", "send": text}, {"id", "end": true} (of its input), {"id", "kill": signal}. To the host: {"ready": true} once,
-then {"id", "pid"}, {"id", "fd": 1 or 2, "text"}, {"id", "status", "late"}; negative status: -signal. Bytes that are no UTF-8 come as
-surrogates.
+Both ways each message is a line of JSON on a virtio-serial port. From the host: {"id", "run": argv,
+"env", "cwd", "user", "limit"}, then, of one that runs, {"id", "send": text}, {"id", "end": true}
+(of its input), {"id", "kill": signal}. To the host: {"ready": true} once, then {"id", "pid"},
+{"id", "fd": 1 or 2, "text"}, {"id", "status", "late"}; negative status: -signal. Bytes that are no
+UTF-8 come as surrogates.
 
 A command has a session of its own. `limit` seconds after its start, all of that session is killed.
 """
@@ -19,7 +20,8 @@ from typing import Any, NoReturn
 
 PORTS = "/sys/class/virtio-ports"
 CHUNK = 1 << 16
-TOGETHER = 0.01  # seconds in which lines of a command come together to one message: a message costs more than a line
+# seconds in which lines of a command come together to one message: a message costs more than a line
+TOGETHER = 0.01
 
 
 def find_port(name: str) -> str:
@@ -147,7 +149,9 @@ class Job:
         return False
 
     def finish(self) -> None:
-        """The process has ended; what it started may hold its output open, and is not waited for."""
+        """The process has ended; what it started may hold its output open, and is not
+        waited for.
+        """
         for number in list(self.output):
             while number in self.output and self.pump(number):
                 pass

@@ -1,7 +1,8 @@
-"""`make docs`: completion/, what bash, zsh and fish complete after `iommud`, from its parser. `--check`: whether it is up to date.
+"""`make docs`: completion/, what bash, zsh and fish complete after `iommud`, from its parser.
+`--check`: whether it is up to date.
 
-Written here because the libraries for it end where `iommud run` begins: after its options, or after `--`, another program's command line
-is completed, as after sudo or env.
+Written here because the libraries for it end where `iommud run` begins: after its options, or after
+`--`, another program's command line is completed, as after sudo or env.
 """
 
 import sys
@@ -9,13 +10,18 @@ from pathlib import Path
 
 from tests.house.options import Command, Option, commands
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 DIRECTORY = ROOT / "completion"
 MADE = "Made by `make docs` from the options of iommud: not to be edited."
-# What the value of an option is completed to, by the name of the value; for any other name, nothing.
-BASH = {"PATH": "compopt -o filenames; words=$(compgen -f -- \"$word\")", "GROUP": 'words=$(compgen -g -- "$word")'}
-ZSH = {"PATH": "_files", "GROUP": "_groups"}
-FISH = {"PATH": "-rF", "GROUP": "-xa '(__fish_complete_groups)'"}
+# What the value of an option is completed to, by the name of the value; for any other name,
+# nothing.
+BASH = {
+    "PATH": 'compopt -o filenames; words=$(compgen -f -- "$word")',
+    "DIR": 'compopt -o filenames; words=$(compgen -d -- "$word")',
+    "GROUP": 'words=$(compgen -g -- "$word")',
+}
+ZSH = {"PATH": "_files", "DIR": "_files -/", "GROUP": "_groups"}
+FISH = {"PATH": "-rF", "DIR": "-xa '(__fish_complete_directories)'", "GROUP": "-xa '(__fish_complete_groups)'"}
 
 BASH_FILE = """\
 # bash completion for iommud. {made}
@@ -169,7 +175,9 @@ def zsh() -> str:
         specs = [*map(_zsh_option, command.options)]
         specs += ["'(-):program: _command_names -e'", "'*::argument: _normal'"] if command.takes_program else []
         lines = " \\\n".join(f"                        {spec}" for spec in specs)
-        cases.append(f"                {command.name})\n                    _arguments -S \\\n{lines} && ret=0\n                    ;;")
+        cases.append(
+            f"                {command.name})\n                    _arguments -S \\\n{lines} && ret=0\n                    ;;"
+        )
     return ZSH_FILE.format(
         made=MADE,
         commands="\n".join(f"        {_quoted(f'{command.name}:{command.help}')}" for command in named),
@@ -187,7 +195,9 @@ def _zsh_option(option: Option) -> str:
         how = f"({' '.join(option.choices)})" if option.choices else ZSH.get(option.value, " ")
         value = f":{option.value.lower()}:{how}"
     if len(option.flags) == 1:
-        return _quoted(f"{rivals}{option.flags[0]}{'=' if option.value is not None else ''}{help_.replace(':', chr(92) + ':')}{value}")
+        return _quoted(
+            f"{rivals}{option.flags[0]}{'=' if option.value is not None else ''}{help_.replace(':', chr(92) + ':')}{value}"
+        )
     return f"'{rivals}'{{{','.join(option.flags)}}}{_quoted(help_.replace(':', chr(92) + ':') + value)}"
 
 
@@ -195,14 +205,21 @@ def fish() -> str:
     """completion/iommud.fish."""
     first, *named = commands()
     [program] = [command.name for command in named if command.takes_program]
-    lines = [f"complete -c iommud -n '__iommud_is_at iommud' -xa {command.name} -d {_fish(command.help)}" for command in named]
+    lines = [
+        f"complete -c iommud -n '__iommud_is_at iommud' -xa {command.name} -d {_fish(command.help)}"
+        for command in named
+    ]
     lines += [_fish_option(command, option) for command in (first, *named) for option in command.options]
     return FISH_FILE.format(
         made=MADE,
         names=", ".join(f"`{command.name}`" for command in named),
         begin=" ".join(f"iommud:{command.name}" for command in named),
         with_value=" ".join(
-            f"{command.name}:{flag}" for command in named for option in command.options if option.value is not None for flag in option.flags
+            f"{command.name}:{flag}"
+            for command in named
+            for option in command.options
+            if option.value is not None
+            for flag in option.flags
         ),
         program=program,
         lines="\n".join(lines),
@@ -229,7 +246,9 @@ FILES = {"iommud.bash": bash, "_iommud": zsh, "iommud.fish": fish}
 
 
 def main(arguments: list[str]) -> int:
-    stale = [name for name, made in FILES.items() if not (path := DIRECTORY / name).exists() or path.read_text() != made()]
+    stale = [
+        name for name, made in FILES.items() if not (path := DIRECTORY / name).exists() or path.read_text() != made()
+    ]
     if arguments == ["--check"]:
         print(f"{' '.join(stale) or 'completion/'} {'out of date: make docs' if stale else 'is up to date'}")
         return 1 if stale else 0

@@ -1,0 +1,68 @@
+"""docs/vfio-devices.md: its program is built, each block of sh is run as it stands, and answers
+what the text says.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.support import AS_NOBODY, IOMMUD, PATIENCE, ROOT
+
+TEXT = (ROOT / "docs" / "vfio-devices.md").read_text()
+BLOCKS = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", TEXT)
+NUMBER = re.compile(r"(?<=mistake\[)\d+|(?<=thread )\d+")  # another one in each run
+
+
+def steps() -> list[tuple[str, str]]:
+    """Each block of sh, and what it prints: the block without a language that follows it."""
+    languages = [language for language, _ in BLOCKS]
+    assert set(languages) == {"sh", "c", ""}
+    found = []
+    for index, (language, text) in enumerate(BLOCKS):
+        if language == "sh":
+            found.append((text, BLOCKS[index + 1][1] if languages[index + 1 : index + 2] == [""] else ""))
+    assert len(found) == languages.count("sh") >= languages.count("")
+    return found
+
+
+def checkout(directory: Path) -> Path:
+    """What of the tree the blocks need, where a program may be built; `iommud` is on the PATH."""
+    for part in "docs", "include":
+        shutil.copytree(ROOT / part, directory / part)
+    (directory / "bin").mkdir()
+    (directory / "bin" / "iommud").symlink_to(IOMMUD)
+    return directory
+
+
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_each_block_does_what_the_text_says(user: str) -> None:
+    if user == "nobody" and os.geteuid() != 0:
+        pytest.skip("the other one is this already")
+    with TemporaryDirectory(prefix="iommud-test-") as name:
+        directory = checkout(Path(name))
+        directory.chmod(0o777)
+        said = iter(outputs(directory, [*AS_NOBODY] if user == "nobody" else []))
+        for script, expected in steps():
+            assert NUMBER.sub("N", next(said)) == NUMBER.sub("N", expected), script
+
+
+def outputs(directory: Path, prefix: list[str]) -> list[str]:
+    """What each block prints, in one shell, in their order."""
+    mark = "==== the next block ===="
+    script = f"\necho '{mark}'\n".join(text for text, _ in steps())
+    environment = {"PATH": f"{directory}/bin:{os.environ['PATH']}", "HOME": str(directory), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(
+        [*prefix, "sh", "-c", f"ulimit -c 0; exec 2>&1\n{script}"],
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=4 * PATIENCE,
+        check=False,
+    )
+    return done.stdout.split(f"{mark}\n")

@@ -1,0 +1,1 @@
+"""VFIO's device files without a client, a file system or time."""
