@@ -24,7 +24,7 @@ _iommud() {
         fi
         case $place:${COMP_WORDS[i]} in
             iommud:run | iommud:serve) place=${COMP_WORDS[i]} ;;
-            run:--iommu | run:--pin | run:--log-level | serve:--iommu | serve:--pin | serve:--log-level | serve:--fuse | serve:--cuse | serve:--name | serve:--mode | serve:--group) option=${COMP_WORDS[i]} ;;
+            run:--device | run:--iommu | run:--pin | run:--log-level | serve:--device | serve:--iommu | serve:--pin | serve:--log-level | serve:--fuse | serve:--cuse | serve:--name | serve:--mode | serve:--share | serve:--sysfs | serve:--group) option=${COMP_WORDS[i]} ;;
             run:--) _iommud_program $((i + 1)); return ;;
             run:-*) ;;
             run:*) _iommud_program $i; return ;;
@@ -39,10 +39,11 @@ _iommud() {
         serve:--pin) words=$(compgen -W 'watch uring' -- "$word") ;;
         serve:--log-level) words=$(compgen -W 'debug info warning error' -- "$word") ;;
         serve:--fuse) compopt -o filenames; words=$(compgen -f -- "$word") ;;
+        serve:--sysfs) compopt -o filenames; words=$(compgen -d -- "$word") ;;
         serve:--group) words=$(compgen -g -- "$word") ;;
         *:?*) ;;
-        run:) if [[ $word == -* ]]; then words=$(compgen -W '-h --help --why --vfio --mock --iommu --pin --log-level --no-watch' -- "$word"); else _iommud_program $COMP_CWORD; fi ;;
-        serve:) words=$(compgen -W '-h --help --why --vfio --mock --iommu --pin --log-level --fuse --cuse --name --clean --mode --group' -- "$word") ;;
+        run:) if [[ $word == -* ]]; then words=$(compgen -W '-h --help --why --vfio --mock --device --iommu --pin --log-level --no-watch --chardev' -- "$word"); else _iommud_program $COMP_CWORD; fi ;;
+        serve:) words=$(compgen -W '-h --help --why --vfio --mock --device --iommu --pin --log-level --fuse --cuse --name --clean --mode --share --sysfs --group' -- "$word") ;;
         iommud:) words=$(compgen -W 'run serve -h --help --version' -- "$word") ;;
     esac
     [[ $words ]] && mapfile -t COMPREPLY <<<"$words"
