@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import gettempdir
 
 from cuse_glue.tracing import ptrace
 
@@ -76,6 +77,14 @@ def mounts_at(path: str) -> list[str]:
     """The lines of mountinfo whose mount point is `path`, in this process's namespace."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return [line for line in lines if line.split(" ")[4] == path]
+
+
+def mounts_of_the_machine() -> list[str]:
+    """The lines of mountinfo in this process's namespace, but for what is mounted below the
+    directory for temporary files: other tests come and go there at the same time.
+    """
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if not Path(line.split(" ")[4]).is_relative_to(gettempdir())]
 
 
 def make(target: str, *variables: str) -> subprocess.CompletedProcess[str]:

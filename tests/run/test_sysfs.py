@@ -8,12 +8,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from cuse_glue.system import seccomp
-from tests.support import AS_NOBODY, IOMMUD, PATIENCE, ROOT
+from tests.support import AS_NOBODY, IOMMUD, PATIENCE, ROOT, mounts_of_the_machine
 
 BDF = "0000:e0:00.0"
 AT = f"/sys/bus/pci/devices/{BDF}"
@@ -123,7 +122,7 @@ class TestWhatIsSeen:
         assert set(shell(run, inner)) == {*before, BDF, "0000:e0:01.0"}
 
     def test_nobody_else_sees_it(self, run: list[str]) -> None:
-        before = os.listdir("/sys/bus/pci/devices"), Path("/proc/self/mountinfo").read_text()
+        before = os.listdir("/sys/bus/pci/devices"), mounts_of_the_machine()
         with subprocess.Popen(
             [*run, "--device", "edu", "--", "sh", "-c", "echo up; read line"],
             stdin=subprocess.PIPE,
@@ -131,7 +130,7 @@ class TestWhatIsSeen:
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"up\n"
-            assert (os.listdir("/sys/bus/pci/devices"), Path("/proc/self/mountinfo").read_text()) == before
+            assert (os.listdir("/sys/bus/pci/devices"), mounts_of_the_machine()) == before
             process.communicate(b"\n", timeout=PATIENCE)
 
     def test_a_place_that_is_taken(self, run: list[str]) -> None:

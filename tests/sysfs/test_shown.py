@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.support import AS_NOBODY, PATIENCE, ROOT, processes_with, wait_for_end
+from tests.support import AS_NOBODY, PATIENCE, ROOT, mounts_of_the_machine, processes_with, wait_for_end
 
 from .bus import ADDRESS, DEVICE
 
@@ -86,7 +86,7 @@ class TestWhatIsSeen:
         assert output([*shown, "cat", online]) == Path(online).read_text()
 
     def test_nothing_of_it_is_seen_outside_and_nothing_is_left(self, shown: list[str]) -> None:
-        before = Path("/proc/self/mountinfo").read_text(), os.listdir(PCI), os.listdir("/sys/class")
+        before = mounts_of_the_machine(), os.listdir(PCI), os.listdir("/sys/class")
         marker = f"IOMMUD_TEST={os.getpid()}"
         with subprocess.Popen(
             [*shown, "sh", "-c", "echo up; read line"],
@@ -96,7 +96,7 @@ class TestWhatIsSeen:
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"up\n"
-            assert (Path("/proc/self/mountinfo").read_text(), os.listdir(PCI), os.listdir("/sys/class")) == before
+            assert (mounts_of_the_machine(), os.listdir(PCI), os.listdir("/sys/class")) == before
             family = processes_with(marker)
             assert len(family) >= 2, "the program and who serves it"
             process.communicate(b"\n", timeout=PATIENCE)
