@@ -27,6 +27,7 @@ from . import spawner
 from .channel import LONGEST_NOTE, MOVE, NOTE, WANT, door_of, wanted
 from .door import Door, Reader
 from .routes import Routes, Worker
+from .turns import Turns
 
 log: Final = logging.getLogger("cuse_glue.broker")
 
@@ -93,11 +94,13 @@ class Broker:
         self._changes, self._changed = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         for end in self._changes, self._changed:
             end.setblocking(False)
-        asked = any(door.moves for door in doors)
+        turns = Turns() if any(door.moves for door in doors) else None
         self._readers = [
-            Reader(index, door, self._routes, self._take_notes, self._wake, closing, asked=asked)
+            Reader(index, door, self._routes, self._take_notes, self._wake, closing, turns)
             for index, door in enumerate(doors)
         ]
+        if turns is not None:
+            turns.doors = tuple(self._readers)
         self._connections = connections
         self._ended = ended
         self._needed = needed
@@ -125,7 +128,7 @@ class Broker:
         signal.set_wakeup_fd(self._changed.fileno(), warn_on_full_buffer=False)
         for number in STOP:
             signal.signal(number, lambda *_: self.stop(Ending.STOPPED))
-        signal.signal(signal.SIGUSR1, lambda *_: None)  # brings a reader out of its read(2)
+        signal.signal(signal.SIGUSR1, lambda *_: None)  # brings a reader out of its wait
         for reader in self._readers:
             reader.thread.start()
         following = time.monotonic()
@@ -337,8 +340,8 @@ class Broker:
                 pidfds.discard(fd)
 
     def _leave_doors(self) -> None:
-        """Close the connections. A thread that reads one of them keeps it open until its read(2)
-        returns.
+        """Close the connections. A thread that reads one of them keeps it open until it has
+        come out of its read(2).
         """
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for fd in self._connections:

@@ -92,7 +92,7 @@ def read_move(message: memoryview) -> Move:
     return Move(handle, bool(mappable))
 
 
-def put_door(request: bytearray, door: int) -> None:
+def put_door(request: bytearray | memoryview, door: int) -> None:
     """Say in a request's header which door it is of."""
     _DOOR.pack_into(request, _DOOR_AT, door + 1)
 

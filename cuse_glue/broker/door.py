@@ -1,9 +1,9 @@
 """One connection to the kernel: a thread that reads its requests, and sends each to the worker of
 the open file.
 
-It waits in read(2) and nowhere else. It looks at the first 48 bytes of a request, and touches
-nothing that belongs to a client. Requests that belong to no open file (attributes, the beginning)
-it answers itself.
+It waits in read(2) and nowhere else; where the doors take turns (turns.py), in poll(2). It looks at
+the first 48 bytes of a request, and touches nothing that belongs to a client. Requests that belong
+to no open file (attributes, the beginning) it answers itself.
 """
 
 import errno
@@ -24,12 +24,13 @@ from ..request.open_file import OpenFile
 from ..system.priority import go_first
 from .channel import Assignment, put_door
 from .routes import Routes, Worker
+from .turns import Ended, Turns
 from .worker import is_of_an_open_file
 
 log: Final = logging.getLogger("cuse_glue.broker")
 
 # IN_HEADER, and the handle that a request of an open file begins with
-_HEAD: Final = Struct("<IIQQIIIHHQ")
+_head: Final = Struct("<IIQQIIIHHQ").unpack_from
 _REMEMBERED: Final = 1 << 16  # requests of which is known who has them
 _BY_HANDLE: Final = frozenset(opcode for opcode in range(64) if is_of_an_open_file(opcode))
 _BEGINNINGS: Final = (wire.INIT, wire.CUSE_INIT)
@@ -81,18 +82,20 @@ class Reader:
         notes: Callable[[], None],
         changed: Callable[["Reader"], None],
         closing: Callable[[int, int], None],
-        *,
-        asked: bool = False,
+        turns: Turns | None,
     ) -> None:
         """`notes`: takes in what workers have said, under the routes' lock. `changed`: called when
-        the reader is ready, and when it has ended. `closing`: as of Broker. `asked`: a POLL may be
-        a worker's question.
+        the reader is ready, and when it has ended. `closing`: as of Broker. `turns`: those of all
+        the doors, if open files move; then a POLL may be a worker's question.
         """
         self.index: Final = index
         self.is_ready = False
         self.ended = False
         self.failed = False
-        self._fd = door.fd
+        self.fd: Final = door.fd
+        self._turns = turns
+        buffer = bytearray(MAX_WRITE + 4096)
+        self._view, self._buffers = memoryview(buffer), [buffer]
         self._routes = routes
         self._notes = notes
         self._changed = changed
@@ -102,7 +105,6 @@ class Reader:
         self._owners: list[Worker | None] = [None] * _REMEMBERED
         self._closing = False
         self._tell_closing = closing
-        self._asked = asked
         self._mapper: Worker | None = None  # to whom an open file of a door that moves went last
         self.thread: Final = threading.Thread(target=self._run, name=f"door-{index}", daemon=True)
 
@@ -141,7 +143,13 @@ class Reader:
     def _run(self) -> None:
         try:
             go_first()
-            self._read()
+            if self._turns is None:
+                self._read()
+            else:
+                os.set_blocking(self.fd, False)
+                self._turns.read(self)
+        except Ended:
+            pass
         except Exception:
             self.failed = True
             log.exception("bug: a door")
@@ -150,55 +158,66 @@ class Reader:
             self._changed(self)
 
     def _read(self) -> None:
-        fd = self._fd
-        buffer = bytearray(MAX_WRITE + 4096)
-        view, buffers, readv = memoryview(buffer), [buffer], os.readv
-        head, by_handle = _HEAD.unpack_from, _BY_HANDLE
-        workers, send, uniques, owners = self._routes.workers, self._routes.send, self._uniques, self._owners
-        index, moved, asked = self.index, self._routes.moved, self._asked
+        while True:
+            request = self.receive()
+            if request is not None:
+                self.handle(request)
+
+    def receive(self) -> memoryview | None:
+        """The next request, good until the next call. None: there is none, which is so once behind
+        the beginning, and later only in turns. Raises Ended.
+        """
         while True:
             try:
-                size = readv(fd, buffers)
-            except BlockingIOError:  # once, behind the beginning
+                size = os.readv(self.fd, self._buffers)
+            except BlockingIOError:
                 self._begin()
-                continue
+                return None
             except OSError as error:
                 if error.errno in _TAKEN_BACK:
                     continue
                 if error.errno in _ENDED:
-                    return
+                    raise Ended from None
                 raise
             if size == 0:
-                return
-            _, opcode, unique, _, uid, _, pid, _, _, handle = head(buffer)
-            if opcode not in by_handle:
-                self._other(view[:size], opcode, unique, uid, pid)
-                continue
-            worker = (moved and moved.get(handle)) or workers.get(handle >> 32)
-            if opcode == wire.WRITE:
-                worker = self._written(view, worker)
-            if worker is None or (worker.gone and opcode == wire.RELEASE):
-                moved.pop(handle, None)
-                self._refuse(unique, opcode)
-                continue
-            if asked and opcode == wire.POLL and self._is_question(unique, pid, worker):
-                continue
-            if worker.door != index:
-                put_door(buffer, index)
-            if moved and opcode == wire.RELEASE and moved.pop(handle, None) is not None:
-                with self._routes.lock:
-                    if not worker.gone:
-                        self._tell_closing(index, worker.number)
-            slot = unique >> 1 & 0xFFFF
-            uniques[slot] = unique
-            owners[slot] = worker
-            if not send(worker, view[:size], always=opcode == wire.RELEASE):
-                self._send(wire.reply(unique, -errno.ENOMEM))
-            elif (
-                worker.gone
-                # The worker ended in this moment, perhaps before we noted that it has the request.
-            ):
-                self._refuse(unique, opcode)
+                raise Ended
+            return self._view[:size]
+
+    def is_close(self, request: memoryview) -> bool:
+        """Whether it is a RELEASE."""
+        return int.from_bytes(request[4:8], "little") == wire.RELEASE
+
+    def handle(self, request: memoryview) -> None:
+        """Send a request to whom it is for, or answer it. Never waits."""
+        _, opcode, unique, _, uid, _, pid, _, _, handle = _head(request)
+        if opcode not in _BY_HANDLE:
+            self._other(request, opcode, unique, uid, pid)
+            return
+        routes = self._routes
+        moved = routes.moved
+        worker = (moved and moved.get(handle)) or routes.workers.get(handle >> 32)
+        if opcode == wire.WRITE:
+            worker = self._written(request, worker)
+        if worker is None or (worker.gone and opcode == wire.RELEASE):
+            moved.pop(handle, None)
+            self._refuse(unique, opcode)
+            return
+        if self._turns is not None and opcode == wire.POLL and self._is_question(unique, pid, worker):
+            return
+        if worker.door != self.index:
+            put_door(request, self.index)
+        if moved and opcode == wire.RELEASE and moved.pop(handle, None) is not None:
+            with routes.lock:
+                if not worker.gone:
+                    self._tell_closing(self.index, worker.number)
+        slot = unique >> 1 & 0xFFFF
+        self._uniques[slot] = unique
+        self._owners[slot] = worker
+        if not routes.send(worker, request, always=opcode == wire.RELEASE):
+            self._send(wire.reply(unique, -errno.ENOMEM))
+        elif worker.gone:
+            # It ended in this moment, perhaps before we noted that it has the request.
+            self._refuse(unique, opcode)
 
     def _written(self, request: memoryview, worker: Worker | None) -> Worker | None:
         """Who gets a WRITE. If it comes from a mapping, that is the worker that shows these bytes,
@@ -277,17 +296,18 @@ class Reader:
         self._send(message)
         if opcode in _BEGINNINGS:
             # to see whether the kernel took the answer: a name may be in use
-            os.set_blocking(self._fd, False)
+            os.set_blocking(self.fd, False)
 
     def _begin(self) -> None:
-        os.set_blocking(self._fd, True)
+        if self._turns is None:
+            os.set_blocking(self.fd, True)
         if not self.is_ready:
             self.is_ready = True
             self._changed(self)
 
     def _send(self, message: bytes) -> None:
         try:
-            os.write(self._fd, message)
+            os.write(self.fd, message)
         except OSError as error:
             if error.errno not in _NO_REPLY_NEEDED:
                 log.error("a reply was refused: %s", error.strerror)

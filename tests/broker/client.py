@@ -74,6 +74,10 @@ def main() -> None:
             elif word == "close":
                 os.close(files[at])
                 answer = "0"
+            elif word == "close_and_destroy":  # of /dev/iommu, an object, as soon as it is closed
+                os.close(files.pop(at))
+                failed, _ = ioctl(files[int(rest[1])], DESTROY, struct.pack("=II", 8, int(rest[2])))
+                answer = failed or "0"
             elif word == "alloc":
                 failed, data = ioctl(files[at], IOAS_ALLOC, struct.pack("=III", 12, 0, 0))
                 answer = failed or str(struct.unpack("=III", data)[2])

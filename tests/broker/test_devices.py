@@ -135,6 +135,16 @@ def test_one_has_it_at_a_time_and_the_next_at_once(machine: Machine) -> None:
         assert two.ask(f"open {machine.device(0)}") == str(at + 1)
 
 
+def test_a_close_comes_before_what_is_asked_next_by_another_door(machine: Machine) -> None:
+    """A close is not waited for; the object that stood for the device is gone nevertheless."""
+    client = machine.begin()
+    assert client.ask("open") == "0"
+    for _ in range(200):
+        assert client.ask(f"open {machine.device(0)}") == "1"
+        assert client.ask("bind 1 0") == "0"
+        assert client.ask("close_and_destroy 1 0 1") == "ENOENT"
+
+
 def test_a_group_belongs_to_one_context(machine: Machine) -> None:
     one, two = machine.driver(1), machine.driver(2)
     assert one.ask("bind 1 0") == "0"

@@ -7,9 +7,8 @@ expected/ has what each program printed there, in a machine of QEMU 7.2's with a
 
 import difflib
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 
@@ -31,9 +30,6 @@ LINUX_WALKED = {
 # Where it takes more than an answer: descriptors are fetched and given, threads are stopped.
 REACH_INTO_CLIENTS = ("bind", "features", "ioeventfd", "irqs", "mmio")
 PROGRAMS = sorted(path.stem for path in EXPECTED.glob("*.txt"))
-# Under `serve` a close of a device's file may be seen after the next request of another file
-# (docs/not-done.md).
-LATE = {"destroy of the ID when the device is closed: EBUSY": "destroy of the ID when the device is closed: ENOENT"}
 # What the kernel answers by itself where nobody watches the program (docs/not-done.md): 0.
 UNWATCHED = {
     "bind": {"read of nothing", "write of nothing", "mmap"},
@@ -60,11 +56,8 @@ def compare(
     *arguments: str,
     answers: Path = EXPECTED,
     zero: frozenset[str] | set[str] = frozenset(),
-    late: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """`zero`: what is answered with 0 instead of EINVAL; each has to be, once at least. `late`:
-    what may be answered instead of what.
-    """
+    """`zero`: what is answered with 0 instead of EINVAL; each has to be, once at least."""
     done = subprocess.run(
         [*command, build(f"vfio/{program}"), *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
@@ -77,7 +70,6 @@ def compare(
             instead.get(line, line) if expected != line else line
             for line, expected in zip(found, linux, strict=len(found) == len(linux))
         ]
-    found = [late.get(line, line) for line in found]
     different = difflib.unified_diff(linux, found, "Linux", "iommud", n=1, lineterm="")
     assert "\n".join(different) == ""
     assert (done.returncode, done.stderr) == (0, "")
@@ -112,7 +104,7 @@ def test_answers_are_those_of_linux(program: str) -> None:
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_so_are_those_of_serve_one_client_after_the_other(served: Served, program: str) -> None:
-    compare([], program, served.device, served.iommu, zero=UNWATCHED.get(program, frozenset()), late=LATE)
+    compare([], program, served.device, served.iommu, zero=UNWATCHED.get(program, frozenset()))
 
 
 @pytest.mark.usefixtures("root")
