@@ -14,7 +14,7 @@ While the page is there, nobody's accesses to it are trapped.
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final
 
 from .device import Device, Fault
@@ -29,7 +29,8 @@ class Showing:
     """What is shown. For the session's thread; a thread of its own takes the pages back."""
 
     def __init__(self) -> None:
-        self._shown: dict[int, tuple[bytes, Device]] = {}  # by the offset of the page
+        # by the file and the offset of the page
+        self._shown: dict[tuple[Hashable, int], tuple[bytes, Device]] = {}
         self._back: queue.SimpleQueue[_Back | None] = queue.SimpleQueue()
         self._taker: threading.Thread | None = None
 
@@ -37,23 +38,23 @@ class Showing:
         """Nothing more is shown."""
         self._back.put(None)
 
-    def show(self, fault: Fault, offset: int, size: int, device: Device) -> bytes | None:
-        """Pages to answer a fault with; None: there are none to show."""
+    def show(self, fault: Fault, file: Hashable, offset: int, size: int, device: Device) -> bytes | None:
+        """Pages of a file to answer a fault with; None: there are none to show."""
         data = device.peek(offset, size)
         if data is None:
             return None
         for at in range(0, size, PAGE):
-            self._shown[offset + at] = data[at : at + PAGE], device
+            self._shown[file, offset + at] = data[at : at + PAGE], device
         if self._taker is None:
             self._taker = threading.Thread(target=self._take_back, daemon=True)
             self._taker.start()
         self._back.put((fault.take_back, offset, size))
         return data
 
-    def page_out(self, offset: int, data: bytes) -> None:
+    def page_out(self, file: Hashable, offset: int, data: bytes) -> None:
         """Pages come back."""
         for at in range(0, len(data), PAGE):
-            before, device = self._shown.get(offset + at, (b"", None))
+            before, device = self._shown.get((file, offset + at), (b"", None))
             if device is not None:
                 self._store(device, offset + at, before, data[at : at + PAGE])
 

@@ -33,7 +33,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -121,16 +121,17 @@ class Tracer:
             return "the program may not be traced (ptrace)"
         return None
 
-    def trap(self, fault: Fault, offset: int, size: int, device: Device) -> bytes:
+    def trap(self, fault: Fault, offset: int, size: int, device: Device, file: Hashable = None) -> bytes:
         """A thread waits for `size` bytes at `offset` of a file, whole pages. Makes its access,
-        whatever that is, on the device. Raises nothing.
+        whatever that is, on the device. Raises nothing. `file` tells files apart that have a page
+        cache each.
 
         It has been refused then. If it has not, because it cannot be traced, the READ is to be
         answered with what is returned.
         """
         tid, refuse = fault.tid, fault.refuse
         if not _KNOWN:
-            return self._not_ours(fault, offset, size, device, _UNKNOWN)
+            return self._not_ours(fault, offset, size, device, file, _UNKNOWN)
         held = self._held.get(tid)
         if held is not None:
             self._look_once(tid, held)  # or it is another's number by now
@@ -139,16 +140,16 @@ class Tracer:
             try:
                 held = self._take(tid, offset, device, refuse)
             except OSError as error:
-                return self._not_ours(fault, offset, size, device, f"it may not be traced ({error.strerror})")
+                return self._not_ours(fault, offset, size, device, file, f"it may not be traced ({error.strerror})")
         else:
             held.may_have_sigbus = True
         refuse()
         self._look_at(tid, held)
         return b""
 
-    def page_out(self, offset: int, data: bytes) -> None:
+    def page_out(self, file: Hashable, offset: int, data: bytes) -> None:
         """A page that `trap` has given comes back, as a WRITE."""
-        self._showing.page_out(offset, data)
+        self._showing.page_out(file, offset, data)
 
     def _take(self, tid: int, offset: int, device: Device, refuse: Callable[[], None]) -> _Held:
         refused = self._impatience.seize(tid, refuse)
@@ -159,7 +160,7 @@ class Tracer:
             pass  # its end is heard of
         return held
 
-    def _not_ours(self, fault: Fault, offset: int, size: int, device: Device, reason: str) -> bytes:
+    def _not_ours(self, fault: Fault, offset: int, size: int, device: Device, file: Hashable, reason: str) -> bytes:
         tid = fault.tid
         process = 0
         if tid:
@@ -174,7 +175,7 @@ class Tracer:
                 reason = f"process {tracer} traces it (a debugger, strace), and only one can"
         else:
             reason = _UNSEEN
-        data = self._showing.show(fault, offset, size, device)
+        data = self._showing.show(fault, file, offset, size, device)
         told = (tid, offset) if data is None else (process,)
         if data is None:
             fault.refuse()

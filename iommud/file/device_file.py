@@ -9,9 +9,9 @@ import errno
 import gc
 import logging
 import os
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from cuse_glue.pins.source import Sources
 from cuse_glue.pins.true_pin import TruePins
@@ -156,7 +156,7 @@ class IommuDevice:
     def mapped_by(self, door: Door) -> Mapped | None:
         """What can be mapped through the files of one door."""
         if door.behind in (Behind.DEVICE, Behind.GROUP):
-            return self._mappings
+            return self._mappings.of(door) if self._mappings is not None else None
         return self.mapped if door.behind is Behind.IOMMU else None
 
     def given(self, caller: Caller) -> OpenFile | None:
@@ -300,9 +300,9 @@ class IommuFile(NoData):
         self._device = device
         self.context = Context(device.host)
 
-    async def ioctl(self, caller: Caller, cmd: int, arg: int) -> int:
-        work = self._device.dispatcher.dispatch(self.context, caller, cmd, arg)
-        return await self._device.conclude(caller, cmd, name_of, work)
+    def ioctl(self, caller: Caller, cmd: int, arg: int) -> Coroutine[Any, Any, int]:
+        device = self._device
+        return device.conclude(caller, cmd, name_of, device.dispatcher.dispatch(self.context, caller, cmd, arg))
 
     def release(self) -> None:
         self.context.put()

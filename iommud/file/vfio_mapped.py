@@ -14,6 +14,7 @@ from cuse_glue.request.caller import Caller
 from cuse_glue.request.mapped import Show, Toucher
 from cuse_glue.request.open_file import OpenFile
 
+from ..doors import Door
 from ..errors import IoctlError
 from ..pci.vfio_names import VFIO_PCI_BAR5_REGION_INDEX, VFIO_PCI_OFFSET_MASK, VFIO_PCI_OFFSET_SHIFT
 from ..vfio.device import Bound
@@ -23,7 +24,7 @@ _WIDEST: Final = 8  # bytes of one access on the bus
 
 
 class Mappings:
-    """cuse_glue.request.mapped.Mapped of all devices' files."""
+    """Those of all devices' files."""
 
     def __init__(self, why: Callable[[str], None] | None) -> None:
         """`why` gets a sentence for each access that was not carried out."""
@@ -43,9 +44,27 @@ class Mappings:
         except OSError as error:
             return f"the program cannot be looked at ({error.strerror})"
 
-    def begin(self, show: Show) -> None:
+    def of(self, door: Door) -> "DoorMappings":
+        """What can be mapped by the files of one door."""
+        return DoorMappings(self, self._tracer, door)
+
+    def begin(self) -> None:
         """The kernel can map the files."""
         self._is_possible = True
+
+
+class DoorMappings:
+    """cuse_glue.request.mapped.Mapped of one door's files. The kernel has a page cache for each
+    door.
+    """
+
+    def __init__(self, every: Mappings, tracer: Tracer, door: Door) -> None:
+        self._every: Final = every
+        self._tracer: Final = tracer
+        self._door: Final = door
+
+    def begin(self, show: Show) -> None:
+        self._every.begin()
 
     def page_in(self, file: OpenFile, toucher: Toucher, offset: int, size: int) -> bytes:
         """EINVAL: no BAR is there."""
@@ -53,10 +72,10 @@ class Mappings:
             raise OSError(EINVAL, "no device is bound")
         if offset >> VFIO_PCI_OFFSET_SHIFT > VFIO_PCI_BAR5_REGION_INDEX:
             raise OSError(EINVAL, "no BAR is there")
-        return self._tracer.trap(toucher, offset, size, Bus(file.file.bound))
+        return self._tracer.trap(toucher, offset, size, Bus(file.file.bound), self._door)
 
     def page_out(self, offset: int, data: bytes) -> None:
-        self._tracer.page_out(offset, data)
+        self._tracer.page_out(self._door, offset, data)
 
 
 class Bus:

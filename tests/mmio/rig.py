@@ -120,7 +120,7 @@ class Door:
 
     def page_out(self, offset: int, data: bytes) -> None:
         self._device.counts["page out"] += 1
-        self._tracer.page_out(offset, data)
+        self._tracer.page_out(None, offset, data)
 
 
 def descriptor(number: str) -> str:
