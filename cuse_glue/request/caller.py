@@ -19,7 +19,7 @@ transfers may run in a worker thread.
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import cffi
@@ -60,13 +60,13 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 MANY: Final = 1024  # places that one call of the kernel's takes
 _PAGEMAPS: Final = 256  # threads whose pagemap is kept open
 _SCRATCH_SIZE: Final = 4096
-_scratch: Final = bytearray(_SCRATCH_SIZE)
-_scratch_c: Final = _ffi.from_buffer(_scratch)
-_scratch_address: Final = int(_ffi.cast("uintptr_t", _scratch_c))
-_local: Any = _ffi.new("struct vec *")
+_scratch: Final[Any] = _ffi.new("char[]", _SCRATCH_SIZE)
+_local: Any = _ffi.new("struct vec *", {"base": int(_ffi.cast("uintptr_t", _scratch))})
 _remote: Any = _ffi.new("struct vec *")
 _cap_header: Any = _ffi.new("struct cap_header *", {"version": _CAPABILITY_VERSION_3})
 _cap_data: Any = _ffi.new("struct cap_data[2]")
+_move: Final[Any] = _ffi.memmove
+_unpack: Final = cast(Callable[[Any, int], bytes], _ffi.unpack)
 
 
 class Memory(Protocol):
@@ -105,12 +105,11 @@ class ProcessMemory:
     def read(self, address: int, length: int) -> bytes:
         if length <= _SCRATCH_SIZE:
             _remote.base = address
-            _local.base = _scratch_address
             _local.length = _remote.length = length
             count = _libc.process_vm_readv(self.tid, _local, 1, _remote, 1, 0)
             if count == length:
-                return bytes(_scratch[:count])
-            return self._and_more(bytes(_scratch[: max(count, 0)]), address, length)
+                return _unpack(_scratch, count)
+            return self._and_more(_unpack(_scratch, max(count, 0)), address, length)
         data = bytearray(length)
         count = raw_memory.read_process(self.number, address, data)
         if count == length:
@@ -140,10 +139,11 @@ class ProcessMemory:
             return None  # it is gone, or not for us to look into
 
     def write(self, address: int, data: bytes) -> int:
-        if len(data) <= _SCRATCH_SIZE:
+        length = len(data)
+        if length <= _SCRATCH_SIZE:
+            _move(_scratch, data, length)
             _remote.base = address
-            _local.base = int(_ffi.cast("uintptr_t", _ffi.from_buffer(data)))
-            _local.length = _remote.length = len(data)
+            _local.length = _remote.length = length
             return max(0, int(_libc.process_vm_writev(self.tid, _local, 1, _remote, 1, 0)))
         return raw_memory.write_process(self.number, address, data)
 

@@ -149,6 +149,9 @@ class Given:
             yield
 
 
+NOTHING: Final = Allowed()
+
+
 def allowed_of(ranges: Iterable[tuple[int, int]]) -> Allowed:
     """These (start, last) ranges, upwards and without overlaps."""
     pairs = sorted(ranges)

@@ -28,7 +28,7 @@ from ..memory.host import Host
 from ..memory.origin import PAGE_SIZE, Identity
 from ..memory.pages import Pages, Slice
 from ..memory.span import U64_MAX, Span, Spans, last_of
-from .allowed import Allowed
+from .allowed import NOTHING, Allowed
 from .domain import Domain
 from .filling import fill_areas, fill_domain
 from .iova import check, choose
@@ -52,7 +52,7 @@ class IoPagetable:
         self.domains: list[Domain] = []
         self.accesses: list[Standing] = []
         self.areas = AreaMap()
-        self.allowed = Allowed()
+        self.allowed = NOTHING
         self.reserved = Spans()
         # how many of the page tables are: while there is one, the host knows what they show
         self.physical = 0
