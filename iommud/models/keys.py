@@ -33,6 +33,17 @@ def number(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
+def one_of(values: Mapping[str, object]) -> Callable[[str], object]:
+    """Reads one of some words; its value."""
+
+    def read(text: str) -> object:
+        if text not in values:
+            raise ValueError(f"{' or '.join(values)}, not {text!r}")
+        return values[text]
+
+    return read
+
+
 def milliseconds(most: int) -> Callable[[str], float]:
     """Reads a time in whole milliseconds, and makes seconds of it."""
 

@@ -15,7 +15,7 @@ host.py.
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Protocol
+from typing import Final, Protocol
 
 from ..engine.device.context import Context
 from ..engine.device.device import Device, bind
@@ -91,7 +91,7 @@ class PciFunction(Model):
     """Derive from this, and say what differs."""
 
     name = "function"
-    identity: ClassVar[Identity] = Identity(0x1234, 0x0000, 0xFF0000)
+    identity: Identity = Identity(0x1234, 0x0000, 0xFF0000)
     bars: Sequence[Bar] = ()
     rom: bytes = b""  # the image of an expansion ROM
     vpd: bytes = b""  # vital product data, of a function with that capability

@@ -4,7 +4,6 @@ counters, and functions of every shape.
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from errno import EBADF, EINVAL
-from typing import Any
 
 from iommud.engine.device.device import at_once
 from iommud.engine.mapping.ioas import Ioas
@@ -36,8 +35,8 @@ from tests.engine.world import World
 
 
 class Clock:
-    """Time passes when `pass_` is called. Work runs to its first sleep at once, and on at each
-    `pass_`.
+    """Time passes when `pass_` is called. Work begins, and goes on after its sleeps, when it is due
+    by then.
     """
 
     def __init__(self) -> None:
@@ -53,16 +52,15 @@ class Clock:
         return due
 
     def start(self, work: Callable[[], Awaitable[None]]) -> Cancel:
-        begun: list[Generator[Any, None, None]] = []
+        begun: list[Generator[float, None, None]] = []
 
         def step() -> None:
             if not begun:
                 begun.append(work().__await__())
             try:
-                next(begun[0])
+                due.at = self._now + next(begun[0])
             except StopIteration:
                 return
-            due.at = self._now
             self._due.append(due)
 
         due = _Call(self._now, step)
@@ -70,7 +68,7 @@ class Clock:
         return due
 
     async def sleep(self, seconds: float) -> None:
-        await _Turn()
+        await _Turn(seconds)
 
     def pass_(self, seconds: float = 0.0) -> None:
         """So much time goes by, and what is due happens, in order."""
@@ -103,8 +101,11 @@ class _Call:
 
 
 class _Turn:
-    def __await__(self):  # type: ignore[no-untyped-def]
-        yield
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __await__(self) -> Generator[float, None, None]:
+        yield self._seconds
 
 
 class Eventfd:
