@@ -151,7 +151,7 @@ def _is_as_expected(result: Result) -> bool:
 
 def _qemus() -> Iterator[Check]:
     yield "guest on QEMU's own edu", lambda: _boot([*_machine(), "-device", "edu"])
-    for user in _users("--open", str(qemu.place())):
+    for user in _users("--open", str(qemu.QEMU.root)):
         for way in WAYS:
             name = f"QEMU by {way}, as {user.name}"
             yield f"guest in {name}", partial(lambda user, way: _boot(_given(user, way)), user, way)
@@ -161,9 +161,9 @@ def _qemus() -> Iterator[Check]:
 @cache
 def _machine() -> list[str]:
     """QEMU's command. It is looked for when it is needed; NotHere."""
-    found = qemu.find()
-    print(f"QEMU {found.version}", flush=True)
-    return [*found.command, *guest.MACHINE]
+    command = qemu.command()
+    print(f"QEMU {qemu.QEMU.version}", flush=True)
+    return [*command, *guest.MACHINE]
 
 
 def _given(user: User, way: str) -> list[str]:
