@@ -19,7 +19,7 @@ share. The broker itself can always be killed.
 
 A worker may reach a client by its thread's number until the request is answered: until then the
 thread cannot leave its call. That holds because only the worker answers, and because nobody ends
-the connection before it. The twin, which does end it, has killed the worker first.
+the connection before the answer: the twin, which does end it, has killed the worker first.
 
 Why not one worker for each user? One program that misbehaves would stop all others of that user.
 For a service that runs virtual machines, these are all of them. A user who has many files open gets

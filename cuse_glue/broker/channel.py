@@ -19,8 +19,8 @@ from ..fuse.node import MAX_WRITE
 
 ASSIGN: Final = 0xFFFF_0000  # opcodes that FUSE does not have
 TAKE: Final = 0xFFFF_0001  # an open file comes from another worker
-LEFT: Final = 0xFFFF_0002  # or has gone to one
-STAYS: Final = 0xFFFF_0003  # or could not
+LEFT: Final = 0xFFFF_0002  # an open file has gone to another worker
+STAYS: Final = 0xFFFF_0003  # an open file could not go to another worker
 WANTED: Final = 0xFFFF_0004  # something that its client has is wanted back
 _ASSIGNMENT: Final = Struct("<IIII")
 _MOVE: Final = Struct("<QI")
@@ -33,14 +33,14 @@ NOTE: Final = Struct("=IIQQ")  # kind, number of the worker, and two words
 CLAIM: Final = 1  # the next OPEN by thread A is for this worker
 UNCLAIM: Final = 2
 DONE: Final = 3  # after A messages it has no open file any more
-# from offset A on (bytes), B bytes of the file are its own, if somebody writes to a mapping
+# what a mapping writes to the B bytes of the file from offset A on is for this worker
 SHOWN: Final = 4
-ASK: Final = 5  # the next POLL by thread A, which is the worker's own, asks whose open file it is of
+ASK: Final = 5  # the next POLL by thread A of this worker asks whose the polled open file is
 UNASK: Final = 6
-# the open file with handle A goes to whom the POLL by thread B was for; behind the note follows a
-# request of that file, which goes with it
+# the open file with handle A goes to the worker that the POLL by thread B has found; behind the
+# note follows a request for that file, which goes with it
 MOVE: Final = 7
-WANT: Final = 8  # by whoever is no worker: worker A is to hear that B of its client's is wanted back
+WANT: Final = 8  # not from a worker: tell worker A that B, which its client has, is wanted back
 LONGEST_NOTE: Final = NOTE.size + wire.REQUEST_HEADER_SIZE + wire.IOCTL_IN.size
 
 
@@ -82,7 +82,7 @@ def move(opcode: int, door: int, what: Move) -> bytes:
 
 
 def wanted(what: int) -> bytes:
-    """That `what`, a number of the service's, is wanted back."""
+    """The message that `what`, a number of the service's, is wanted back."""
     return move(WANTED, 0, Move(what, False))
 
 

@@ -43,8 +43,8 @@ class Table:
         self._memory = mmap.mmap(self.fd, PAGES * PAGE)
 
     def add(self, key: int, worker: int, count: int) -> tuple[int, int]:
-        """Count so many more (or fewer) of `key` for `worker`. Returns how many all have now, and
-        how many this worker has. Raises Full.
+        """Count `count` more (fewer, if negative) of `key` for `worker`. Returns how many all
+        workers have now, and how many this one has. Raises Full.
         """
         page = key % PAGES * PAGE
         with self._locked(page):
@@ -79,7 +79,7 @@ class Table:
             yield at, *_ENTRY.unpack_from(self._memory, at)
 
     def _of(self, key: int) -> Iterator[tuple[int, int]]:
-        """Who has any of it, and how many."""
+        """The workers that have any of `key`, and how many each has."""
         for _, its, whose, number in self._used(key % PAGES * PAGE):
             if its == key and whose != _NOBODY:
                 yield whose, number
@@ -94,7 +94,7 @@ class Table:
             return True
 
     def total(self, key: int) -> int:
-        """How many all have."""
+        """How many of `key` all workers have."""
         return sum(number for _, number in self._of(key))
 
     def who(self, key: int) -> list[int]:
@@ -102,7 +102,7 @@ class Table:
         return [whose for whose, _ in self._of(key)]
 
     def forget(self, worker: int) -> None:
-        """Remove what a worker had that has ended."""
+        """Remove the entries of a worker that has ended."""
         for page in range(0, PAGES * PAGE, PAGE):
             for at, _, whose, _ in self._used(page):
                 if whose == worker:
@@ -117,8 +117,8 @@ class Table:
 
     @contextmanager
     def _locked(self, page: int) -> Iterator[None]:
-        # A POSIX lock is of the process: two threads of one do not exclude each other, and only a
-        # worker's main thread counts.
+        # A POSIX lock belongs to a process, and does not keep its threads from each other. So only
+        # a worker's main thread may come here.
         fcntl.lockf(self.fd, fcntl.LOCK_EX, PAGE, page)
         try:
             yield

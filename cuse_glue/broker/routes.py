@@ -4,12 +4,13 @@ sent to whom.
 Two kinds of threads of the broker use this: those that read a connection (door.py), and the main
 one (broker.py). They change it only under `lock`. Each worker has a lock of its own, for its pipe.
 
-An open file stays with its worker, whose number is in its handle, until it is moved to another. So
-an open file of a device goes to the worker of the /dev/iommu that its client binds it to: it starts
-with a worker of its own, which does what there is to do before. That worker asks whose a descriptor
-of the client's is, by a poll of it: the poll comes to the broker, which knows. A client can name
-nothing that it has not open itself, because the worker has fetched the descriptor from it, and
-keeps it until the broker has been told. What the client makes slow delays its own workers.
+An open file stays with its first worker, whose number is in its handle, until it is moved to
+another. That happens to an open file of a device when its client binds it to a /dev/iommu: the open
+file then goes to the worker of that /dev/iommu. Its first worker does what there is to do before.
+To find the other worker, it fetches the descriptor that the client has named, and polls it: the
+poll comes to the broker, which knows whose the open file is. It keeps the descriptor until it has
+told the broker. So a client can name nothing that it has not open itself. And what the client makes
+slow delays only its own workers.
 """
 
 import os
@@ -91,8 +92,8 @@ class _Waiting:
 
 class _User:
     def __init__(self) -> None:
-        self.workers = 0  # those that are to be, too; the rest's not counted
-        self.served = 0  # workers that are there, the rest's too
+        self.workers = 0  # with those that do not exist yet, without those of the rest
+        self.served = 0  # workers that exist, with those of the rest
         self.rest: dict[int, Worker | _Waiting] = {}  # by door
         self.waiting: deque[_Waiting] = deque()
 
@@ -127,8 +128,8 @@ class Routes:
     # --- requests; in any thread ---
 
     def send(self, worker: Worker, message: memoryview | bytes | bytearray, *, always: bool = False) -> bool:
-        """Send a request. Never waits. False: too much is kept for this worker already, and the
-        request was not one that is `always` kept. To one that is gone nothing is sent.
+        """Send a request. Never waits. False: too much is kept for this worker already, and
+        `always` was not set. Nothing is sent to a worker that is gone.
         """
         with worker.lock:
             if worker.gone:
@@ -257,7 +258,7 @@ class Routes:
             self._found.pop(first, None)
         elif kind == DONE:
             worker.done = first
-        # A claim is taken back by a thread of its own, and so may be after the worker was done.
+        # The thread that takes back a claim is not the one that says DONE, and may be later.
         return worker if worker.done == worker.sent and not worker.claims else None
 
     def whose(self, door: int, offset: int, length: int) -> Worker | None:
@@ -268,8 +269,8 @@ class Routes:
         return None
 
     def asked(self, tid: int, of: Worker) -> bool:
-        """Thread `tid` has polled an open file of the worker `of`. Whether another worker asks by
-        that; if not, the POLL is like any other.
+        """Thread `tid` has polled an open file of the worker `of`. Returns whether another worker
+        asks by this POLL; if not, the POLL is like any other.
         """
         asking = self._asking.pop(tid, None)
         if asking is None or asking is of:
@@ -278,7 +279,7 @@ class Routes:
         return True
 
     def move(self, giver: int, handle: int, tid: int, request: bytes, mappable: bool) -> Worker | None:
-        """Worker `giver` hands over an open file to the worker that was found for thread `tid`, and
+        """Worker `giver` hands over an open file to the worker that thread `tid` has found, and
         with it the request that is the reason. Returns that worker; None: it is gone. `mappable`:
         as in Assignment.
         """

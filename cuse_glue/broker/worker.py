@@ -2,11 +2,11 @@
 the connection.
 
 It is a session in every respect (session.py), except for where requests come from. When a worker
-has no open file any more it says so, and after how many messages. If the broker has sent it another
-one meanwhile, the worker stays.
+has no open file any more, it tells the broker so, and after how many messages. If the broker has
+sent it another message meanwhile, the worker stays.
 
-Open files of other doors can be moved to a worker (routes.py). For each such door it then has one
-more session, of that door's connection, which the first one gives its requests.
+Open files of other doors can be moved to a worker (routes.py). For each such door the worker then
+has one more session, on that door's connection. The first session hands it its requests.
 """
 
 import os
@@ -55,8 +55,8 @@ class Broker:
         self._notes = notes
 
     def claim(self, tid: int) -> None:
-        """Tell the broker that the next OPEN by thread `tid` is for us. When this returns the
-        broker knows it, before any OPEN that is made after it.
+        """Tell the broker that the next OPEN by thread `tid` is for us. The broker learns of it
+        before any OPEN that is made after this has returned.
         """
         self._tell(CLAIM, tid)
 
@@ -77,8 +77,8 @@ class Broker:
         self._tell(UNASK, tid)
 
     def move(self, handle: int, asked: int, request: bytes) -> None:
-        """Tell the broker that an open file goes to whom the poll by thread `asked` was for, with a
-        request of it.
+        """Tell the broker to move an open file, with a request for it, to the worker that the poll
+        by thread `asked` has found.
         """
         self._tell(MOVE, handle, asked, request)
 
@@ -111,7 +111,7 @@ class Service(Protocol):
         """What stat(2) shows of that file."""
 
     def take(self, door: int) -> OpenFile:
-        """An open file of that door is moved here; what it is from now on."""
+        """An open file of that door is moved here. Returns what serves it from now on."""
 
     def leave(self, file: OpenFile) -> None:
         """An open file has been moved to another worker: no release of it will come."""
@@ -151,7 +151,7 @@ class DoorSession(Session):
         return not self._node.files and not self._running
 
     def settled(self) -> None:
-        """A request that had left was answered."""
+        """A request that had a task of its own was answered."""
 
     async def _settle(self, unique: int, *request: Any) -> None:
         passer.set(lambda *what: self._pass_on(unique, *what))
@@ -279,7 +279,7 @@ class Other(DoorSession):
         nursery: trio.Nursery,
         settled: Callable[[], None],
     ) -> None:
-        """`nursery`: the first session's; it also says when this one begins and ends."""
+        """`nursery`: the first session's. That session also says when this one begins and ends."""
         super().__init__(connection, door, service, broker, handles)
         self._nursery = nursery
         self._settled = settled
@@ -299,8 +299,8 @@ def work(
     """Be worker `number`: wait for the assignment, then serve until the pipe ends. `connections`:
     one for each door.
 
-    `ready` is called when everything is there that any assignment needs. Whoever opens the device
-    does not wait for that.
+    `ready` is called when everything is there that any assignment needs. So no client that opens
+    the device waits for that.
     """
     broker = Broker(number, notes)
     service = make(broker)

@@ -78,9 +78,9 @@ class Node:
         self._handles: Iterator[int] = count(1)
         self.files: dict[int, OpenFile] = {}
         # Files that io_uring reads. It polls before it reads. To the kernel our file is a regular
-        # one. Of such a file io_uring wants as much as it has room for. After a read that gave less
-        # it polls again. It must then be told that there is something to read; it finds nothing,
-        # and that completes the read.
+        # one. From such a file io_uring wants as much as it has room for: after a read that gave
+        # less, it polls again. Then it must be told that there is something to read. The next read
+        # finds nothing, and that completes the whole.
         self._asked_by_ring: set[int] = set()
         self._short: set[int] = set()
 
@@ -167,7 +167,7 @@ class Node:
         fields = wire.SETATTR_IN.unpack_from(body)
         valid, mode, uid, gid = fields[0], fields[11], fields[13], fields[14]
         if valid & wire.FATTR_SIZE and (fields[3] or valid & wire.FATTR_FH):
-            # but O_TRUNC does nothing
+            # O_TRUNC (size 0, and no open file) is not refused, and does nothing
             raise OSError(errno.EINVAL, "a device file has no size to set")
         a = self._attributes
         if valid & wire.FATTR_MODE:
@@ -183,7 +183,7 @@ class Node:
         file = self._opener.open(caller, flags)
         handle = next(self._handles)
         self.files[handle] = file
-        kept = wire.FOPEN_DIRECT_IO | wire.FOPEN_NOFLUSH  # CUSE looks at none
+        kept = wire.FOPEN_DIRECT_IO | wire.FOPEN_NOFLUSH  # CUSE ignores them
         if not self._attributes.has_positions:
             kept |= wire.FOPEN_NONSEEKABLE | wire.FOPEN_STREAM
         return wire.OPEN_OUT.pack(handle, kept, 0)
@@ -211,7 +211,7 @@ class Node:
                 raise OSError(errno.EINVAL, "there is nothing to map")
             assert isinstance(caller, Toucher)
             return self._mapped.page_in(self._file(handle), caller, offset, size)
-        # then it reads without a look before
+        # io_uring reads a non-blocking file without a poll before
         by_ring = handle in self._asked_by_ring or bool(flags & os.O_NONBLOCK)
         self._asked_by_ring.discard(handle)
         self._short.discard(handle)
@@ -244,7 +244,7 @@ class Node:
         events = file.poll(wake if scheduled else None)
         if (
             wanted & select.POLLIN and not wanted & select.POLLHUP
-        ):  # poll(2), select(2) and epoll(7) always want that as well
+        ):  # poll(2), select(2) and epoll(7) always want POLLHUP as well
             self._asked_by_ring.add(handle)
             if handle in self._short and wanted & TO_GO_ON == TO_GO_ON:
                 events |= select.POLLIN

@@ -39,7 +39,7 @@ DRAIN_LIMIT: Final = 64  # requests handled in a row while other tasks are waiti
 
 
 class Served(Protocol):
-    """What a session asks for answers."""
+    """What gives a session its answers."""
 
     @property
     def files(self) -> dict[int, OpenFile]:
@@ -82,12 +82,12 @@ class Session:
         self._orders = Orders(watched.watcher) if watched is not None else None
         self._buffer = bytearray(MAX_WRITE + 4096)
         self._running: dict[int, tuple[trio.CancelScope, Caller]] = {}
-        # for the end, when none may be left to open it
+        # opened now, because at the end there may be no descriptor left for it
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._scope = trio.CancelScope()
         self._ready: Callable[[], None] | None = None
-        self._answered_init = False  # and have not read again yet
-        self._has_begun = False  # and not ended
+        self._answered_init = False  # INIT is answered, and nothing was read since
+        self._has_begun = False  # and has not ended
         self._peers: tuple[Session, ...] = ()
         self._nursery: trio.Nursery
         self.requests = 0
@@ -128,8 +128,8 @@ class Session:
         """End the connection, so that every client that waits goes on (ECONNABORTED). Replies that
         come later go nowhere.
 
-        Some handlers are still at work. By their thread numbers they must not reach another
-        program, so the numbers are taken away first.
+        Some handlers are still at work. They must not reach another program by the numbers of their
+        clients' threads, so these numbers are taken away first.
         """
         for _, caller in self._running.values():
             caller.end()
@@ -137,17 +137,19 @@ class Session:
         os.dup2(self._null, self._fd, inheritable=False)
 
     def follow(self, peers: Sequence["Session"]) -> None:
-        """Whatever reaches these first is done first. Only a close(2) asks for it: nobody waits for
-        that, and its client may already want what is then free, by a file of another session.
+        """Before this session handles a request, it has `peers` handle the closes that came before.
+        That matters because nobody waits for a close(2): its client may at once ask, by a file of
+        another session, for what the close sets free.
         """
         self._peers = tuple(peer for peer in peers if peer is not self)
 
     def _in_order(self, message: memoryview) -> None:
         """Handle a request, and before it all closes that came before it.
 
-        What else is there is handled after all that has been looked at: whoever gets an answer may
-        close something, and ask for more elsewhere, while we look. Their closes come before them,
-        too, so all is looked at until there is nothing more.
+        Other requests that are found are handled only after all sessions have been looked at.
+        Otherwise a client could, while we look, get an answer, close something, and ask for more in
+        another session. Closes that came before a found request are handled before it, too. So we
+        look at all sessions until nothing more is found.
         """
         found = [request for peer in self._peers for request in peer._waiting()]
         if not found:
@@ -161,8 +163,8 @@ class Session:
             session._request(memoryview(request))
 
     def _waiting(self) -> "list[tuple[Session, bytes]]":
-        """Requests that are there; closes are handled. What ends the session is left to its own
-        task.
+        """The requests that are there, except closes, which are handled here. The session's own
+        task sees to the end of the session.
         """
         found: list[tuple[Session, bytes]] = []
         view, buffers = memoryview(self._buffer), [self._buffer]
@@ -266,7 +268,7 @@ class Session:
             ready()
 
     def _obey(self, unique: int, file: OpenFile, watcher: Caller, cmd: int, arg: int) -> None:
-        """A thread of the watcher's has something to ask or tell."""
+        """A thread of the watcher has something to ask or tell."""
         assert self._watched is not None
         assert self._orders is not None
         if cmd == PERFORM:
@@ -300,7 +302,7 @@ class Session:
             self._reply(unique, self._errno(failure))
             return
         if finished:
-            caller.waits = False  # only its address space remembers it
+            caller.waits = False  # its Mm may still refer to it
             self._write(form(unique, value))
         else:
             scope = trio.CancelScope()
@@ -342,7 +344,7 @@ class Session:
 
         def send(value: Any) -> None:
             caller.waits = False
-            caller.memory.tid = 0  # `caller.tid` is what the taker has hold of
+            caller.memory.tid = 0  # whoever took the reply still needs `caller.tid`
             self._send(form(unique, value))
 
         return send
@@ -386,7 +388,7 @@ _INITIAL: Final = (wire.INIT, wire.CUSE_INIT)
 
 
 async def serve_together(sessions: Sequence[Session], ready: Callable[[], None], *, to_the_last: bool = False) -> None:
-    """Serve until one of them ends, which ends all; or `to_the_last`, until each has. `ready` is
+    """Serve until one session ends, which ends all; `to_the_last`: until each has ended. `ready` is
     called once, when each can be opened.
     """
     waiting = len(sessions)

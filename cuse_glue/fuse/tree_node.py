@@ -1,9 +1,8 @@
 """A small file system of ours, as a session serves it: the answer to each opcode.
 
-It behaves as sysfs does. An entry is known to the kernel by a number, which is its path's: so
-numbers need not be given back (FORGET), there are never more than paths that there were. Each
-request looks whether the path still leads anywhere. The kernel may remember nothing, but where an
-entry lasts.
+It behaves as sysfs does. The kernel knows an entry by a number, which stands for the entry's path.
+So numbers need not be given back (FORGET): there are never more than there were paths. Each request
+looks whether the path still leads anywhere. The kernel may remember only entries that last.
 
 Ref: v7.3 fs/kernfs/file.c, fs/sysfs/file.c
 """
@@ -26,7 +25,7 @@ ROOT: Final = 1  # its number
 FOREVER: Final = 1 << 30  # seconds that the kernel need not ask again
 NAME_MAX: Final = 255
 _HEADER: Final = (".", "..")
-_NO_CHANGE: Final = {  # what nobody does in such a directory, whatever he may
+_NO_CHANGE: Final = {  # what nobody can do in such a directory, whatever their rights
     wire.CREATE: errno.EACCES,
     wire.MKNOD: errno.EPERM,
     wire.MKDIR: errno.EPERM,
@@ -56,8 +55,8 @@ class TreeNode:
         self._listings: dict[int, list[tuple[str, int, int]]] = {}  # name, number, kind
 
     def answer(self, opcode: int, inode: int, caller: Caller, body: memoryview) -> bytes | Work:
-        """The answer to one request. ENOSYS: a file system like this has not that; ENOENT, ENODEV:
-        it has gone meanwhile; others: the entry's.
+        """The answer to one request. ENOSYS: a file system like this does not have that request;
+        ENOENT, ENODEV: the entry has gone meanwhile; others: those of the entry.
         """
         handler = _HANDLERS.get(opcode)
         if handler is None:
@@ -134,7 +133,7 @@ class TreeNode:
             uid if valid & wire.FATTR_UID else old_uid,
             gid if valid & wire.FATTR_GID else old_gid,
         )
-        return self._getattr(inode, caller, body)  # a size, and times, are taken and mean nothing
+        return self._getattr(inode, caller, body)  # a size and times are accepted and ignored
 
     def _attributes(self, inode: int, entry: Entry) -> bytes:
         mode, uid, gid = self._dress(inode, entry)

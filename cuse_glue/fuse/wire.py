@@ -146,7 +146,7 @@ def notify_store(inode: int, offset: int, data: bytes) -> bytes:
 
 def notify_inval_inode(inode: int, offset: int, length: int) -> bytes:
     """A message of our own that takes bytes of the file out of the page cache. What somebody wrote
-    there comes first, as a WRITE, for which the write of this message waits.
+    there comes first, as a WRITE; the write of this message waits for that WRITE.
     """
     body = NOTIFY_INVAL_INODE_OUT.pack(inode, offset, length)
     return OUT_HEADER.pack(REPLY_HEADER_SIZE + len(body), NOTIFY_INVAL_INODE, 0) + body
@@ -160,8 +160,8 @@ def attr_out(*, inode: int, mode: int, uid: int, gid: int, seconds_valid: int, s
 
 
 def dirent(inode: int, offset: int, kind: int, name: bytes) -> bytes:
-    """One entry of a directory, for READDIR. `offset`: where to go on behind it. `kind`:
-    S_IFMT's.
+    """One entry of a directory, for READDIR. `offset`: where READDIR goes on behind it. `kind`: the
+    type, as in S_IFMT.
     """
     record = DIRENT.pack(inode, offset, len(name), kind >> 12) + name
     return record + bytes(-len(record) % 8)

@@ -1,5 +1,5 @@
 """Loads and stores of a client in a mapped page of ours, carried out on a device one by one.
 
-`decoder` reads an instruction (`x86_form`: its form, `x86_operations`: what it does; `arm64`),
-`tracer` takes the thread that faulted.
+`decoder` reads an instruction (`x86_form`: its form, `x86_operations`: what it does), `tracer`
+takes the thread that faulted.
 """

@@ -1,10 +1,10 @@
 """Where an address of a stopped thread leads: to the device, or to the program's own memory.
 
 Nearly every instruction has one operand in memory, which is what faulted, and lies in one page
-(`OnePage`). Of the others it has to be asked what is mapped where (`Everywhere`).
+(`OnePage`). For the others we have to ask what is mapped where (`Everywhere`).
 
-The program's memory is read by its address space's files (`bound.py`); a page that would have to
-come from a file first is not, because whoever serves that file may be ourselves.
+The program's memory is read by its address space's files (`bound.py`). We do not read a page that
+would have to come from a file first, because we may serve that file ourselves.
 """
 
 import os
@@ -92,7 +92,7 @@ class Everywhere:
                 self._device.store(offset, length, part)
 
     def place(self, address: int) -> int | None:
-        """The offset in the file that an address is of; None: it is of something else."""
+        """The offset in the device's file that `address` leads to; None: it leads elsewhere."""
         vma = self._mapping(address)
         if not vma.shared or vma.inode != _OURS or os.major(vma.dev):
             return None
@@ -110,13 +110,13 @@ class Everywhere:
         return found
 
     def write(self, address: int, data: bytes) -> None:
-        """The same, the other way."""
+        """Write bytes to the program's own memory."""
         self._must_be_here(address, len(data))
         if self._memory.write(address, data) != len(data):
             raise AccessRefused(f"{len(data)} bytes at {address:#x} of the client's memory cannot be written")
 
     def _parts(self, address: int, size: int) -> list[tuple[int, int, int | None]]:
-        """Address, bytes and offset in the file of each part that an operand consists of."""
+        """The parts of an operand. Each: address, bytes, and what `place` says of the address."""
         parts: list[tuple[int, int, int | None]] = []
         while size:
             length = min(size, PAGE - address % PAGE)
@@ -145,8 +145,8 @@ class Everywhere:
 
 
 def is_present(pagemap: int, address: int) -> bool:
-    """Whether the page that has an address is in memory, by /proc/TID/pagemap. False, too, when its
-    address space is gone.
+    """Whether the page at `address` is in memory. `pagemap`: an open /proc/TID/pagemap. False, too,
+    when its address space is gone.
     """
     if address >> 62:
         return False

@@ -1,7 +1,7 @@
-"""The instruction that a stopped thread stands before.
+"""The instruction that a stopped thread is about to carry out.
 
-Its bytes are read through ptrace(2), but only from pages that are in memory: another might have to
-come from a file that we serve ourselves, and this thread of ours would wait for itself.
+Its bytes are read through ptrace(2), but only from pages that are in memory: another page might
+have to come from a file that we serve ourselves, and this thread of ours would wait for itself.
 """
 
 import os
@@ -21,11 +21,11 @@ _U64: Final = (1 << 64) - 1
 
 
 class NotHere(Exception):
-    """A page of it is not in memory, or is none of a program's."""
+    """A page of the instruction is not in memory, or is none of a program's."""
 
 
 class Code:
-    """What is read by the last thread's registers in a hand."""
+    """Reads instructions of the thread whose registers a hand has read last."""
 
     def __init__(self, hand: Hand) -> None:
         self._hand = hand
@@ -39,7 +39,7 @@ class Code:
             os.close(self._pagemaps.popitem()[1])
 
     def at(self, tid: int, address: int) -> tuple[bytes, Instruction | None]:
-        """Up to LONGEST bytes at `address`, and what they say; None: it is not known. NotHere."""
+        """Up to LONGEST bytes at `address`, and their instruction (None: not known). NotHere."""
         if not self._is_here(tid, address):
             raise NotHere
         rest = PAGE - address % PAGE
@@ -58,7 +58,9 @@ class Code:
         return known
 
     def _at_the_end(self, tid: int, address: int, rest: int) -> tuple[bytes, Instruction | None] | None:
-        """By the `rest` bytes up to the end of a page. None: more are wanted, and are there."""
+        """As `at`, by the `rest` bytes up to the end of a page. None: the instruction goes on in
+        the next page, which is there.
+        """
         code = _bytes(self._hand.code(tid, address + rest - LONGEST))[LONGEST - rest :]
         try:
             return code, decode(code, self._hand.layout)
@@ -71,7 +73,7 @@ class Code:
     def _is_here(self, tid: int, address: int) -> bool:
         fd = self._pagemaps.get(tid)
         here = fd is not None and is_present(fd, address)
-        if not here:  # or it is of another program, which had this number before
+        if not here:  # or the pagemap is of a program that had this number before
             if fd is not None:
                 os.close(self._pagemaps.pop(tid))
             try:

@@ -1,7 +1,7 @@
 """From the bytes of an instruction to what it does to memory.
 
-Known are the moves and the arithmetic that compilers make of loads and stores. Of all others
-`decode` says None: they are for the processor itself (`stepper.py`).
+It knows the moves and the arithmetic that compilers make of loads and stores. For all others
+`decode` returns None: the processor itself carries them out (`stepper.py`).
 """
 
 from typing import Final
@@ -37,8 +37,8 @@ _PLAIN: Final[dict[tuple[int, int], Reader]] = {
 
 
 def decode(code: bytes, layout: Layout) -> Instruction | None:
-    """The instruction that `code` begins with; None: none that is known. CutInstruction: the bytes
-    end before it does, and are fewer than LONGEST.
+    """The instruction that `code` begins with; None: it is not known. CutInstruction: the bytes end
+    before the instruction does, and are fewer than LONGEST.
     """
     try:
         form = Form(code, layout)

@@ -8,8 +8,8 @@ class Device(Protocol):
     """One device. Offsets are the file's, in bytes; an access is within one mapping of it, need not
     be aligned, and may reach from one page into the next.
 
-    `size` is what the instruction says: 1, 2, 4 or 8, and 16, 32 or 64 of a vector. Of an
-    instruction with other sizes it is as many aligned powers of two. Values are little-endian.
+    `size` is what the instruction says: 1, 2, 4 or 8, and 16, 32 or 64 of a vector. An instruction
+    with another size makes several accesses, of aligned powers of two. Values are little-endian.
 
     An OSError says that there is nothing: the thread gets SIGBUS. Nothing here may wait, nor reach
     into a client: its thread is stopped until this returns.
@@ -20,9 +20,9 @@ class Device(Protocol):
     def store(self, offset: int, size: int, value: int) -> None: ...
 
     def peek(self, offset: int, size: int) -> bytes | None:
-        """What loads would give in whole pages, but with no effect; None: that cannot be had.
+        """What loads would give, of whole pages, but without any effect; None: that cannot be had.
 
-        Asked only for threads that cannot be traced.
+        Called only for threads that cannot be traced.
         """
 
 
@@ -31,8 +31,8 @@ class Fault(Protocol):
 
     tid: int
     take_back: Callable[[int, int], None]
-    """(offset, length): the kernel has no such pages any more, if it was given some. Waits until
-    what was written there has come; any thread but the session's.
+    """(offset, length): take from the kernel the pages there that it was given. Waits until what
+    was written there has come; any thread but the session's.
     """
 
     def refuse(self) -> None:

@@ -19,7 +19,7 @@ from typing import Final
 from .trace import WALL, Hand
 
 LONG: Final = 0.05  # seconds; what lasts so long is refused, before it has lasted twice as long
-_QUIET: Final = 10  # looks at nothing, before it sleeps until it is called
+_QUIET: Final = 10  # looks that find no seize, before the second thread sleeps until it is called
 _LOOK: Final = os.WEXITED | os.WNOHANG | WALL
 _ENDED: Final = (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
 
@@ -28,17 +28,17 @@ class Impatience:
     """Belongs to the thread of its hand."""
 
     def __init__(self, hand: Hand, held: Collection[int]) -> None:
-        """`held`: the threads that are ours, as they are at any time."""
+        """`held`: our tracees; the collection changes with them."""
         self._hand = hand
         self._held = held
-        self._now: list[Callable[[], None]] | None = None  # a new one for each thread
+        self._now: list[Callable[[], None]] | None = None  # a new list for each seize
         self._awake = False
         self._closing = False
         self._wanted = threading.Event()
         self._watcher: threading.Thread | None = None
 
     def close(self) -> None:
-        """Its own thread ends."""
+        """Let the second thread end."""
         self._closing = True
         self._wanted.set()
 
@@ -72,7 +72,7 @@ class Impatience:
                 if before is not None and before is self._now:
                     self._get_on(before)
             self._awake = False
-            if self._now is not None:  # it may have seen that we were awake
+            if self._now is not None:  # `seize` may have seen `_awake` still set
                 self._awake = True
                 self._wanted.set()
 

@@ -75,8 +75,9 @@ class Instruction:
     address: Address  # of its first operand in memory
     run: Run
     """Carry it out: the accesses, then the registers and the instruction pointer. If an access
-    raises, no register has changed, but for a string's, which then say what is done. After a part
-    of a string the instruction pointer stays: it is to be carried out again.
+    raises, no register has changed, but for those of a string instruction, which then say how much
+    is done. After a part of a string the instruction pointer stays, so that the instruction is
+    carried out again.
     """
 
     def access(self, words: Words) -> Access:

@@ -8,7 +8,7 @@ _NUMBERS: Final = re.compile(rb"^(Tgid|TracerPid):\t(\d+)$", re.MULTILINE)
 
 
 class Status(NamedTuple):
-    """By their numbers."""
+    """Process and tracer of a thread, by their numbers."""
 
     process: int
     tracer: int  # 0: nobody

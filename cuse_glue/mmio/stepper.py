@@ -113,7 +113,7 @@ class Stepper:
 
     def touches(self, machine: Machine, addresses: Sequence[int], size: int, *, writes: bool) -> list[bool]:
         """Which of up to WATCHES places of `size` (1 or 8) bytes, aligned, the instruction reads or
-        writes. `writes`: which it writes. To a place that a mask forbids it may still say yes.
+        writes; `writes`: which it writes. A place that a mask leaves out may be among them.
         """
         control = 0
         try:
@@ -146,7 +146,7 @@ class Stepper:
             pass
 
     def _begin(self) -> None:
-        """Throw everything away that it was."""
+        """Remove all that the process had, and leave it one page of ours (`_HOME`)."""
         hand, pid = self._hand, self.pid
         hand.seize(pid, EXIT_WITH_TRACER)
         hand.interrupt(pid)
@@ -166,7 +166,7 @@ class Stepper:
         self._call(_MUNMAP, _HOME + PAGE, _TOP - _HOME - PAGE)
 
     def _rule_out_calls(self) -> None:
-        """From now on there are no system calls but by the instruction at home."""
+        """From now on the kernel refuses all system calls but those of the instruction at _HOME."""
         after = _HOME + len(_SYSCALL)
         rows = (
             (_LOAD, 0, 0, _ARCHITECTURE),
@@ -179,7 +179,7 @@ class Stepper:
             (_RETURN, 0, 0, _ENOSYS),
         )
         program = b"".join(struct.pack("=HBBI", *row) for row in rows)
-        place = _HOME + PAGE  # goes with all that is not home
+        place = _HOME + PAGE  # removed with all else that is not at _HOME
         self._call(_MMAP, place, PAGE, _READ_WRITE, _PRIVATE_ANONYMOUS | _FIXED, (1 << 64) - 1, 0)
         os.pwrite(self._memory, struct.pack("=H6xQ", len(rows), place + 16) + program, place)
         self._call(_PRCTL, _NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -207,13 +207,15 @@ class Stepper:
         self._hand.write_words(self.pid)
 
     def _return_to_64(self) -> None:
-        """SYSENTER, where a 64-bit program can have it (Intel), comes back as to a 32-bit one."""
+        """Make it a 64-bit program again. After a SYSENTER, where a 64-bit program can have it
+        (Intel), it goes on as a 32-bit one.
+        """
         self._hand.words[_CS_OF_32] = _USER_CS
         self._hand.write_words(self.pid)
         self._hand.read_words(self.pid)
 
     def _step(self) -> Fault | None:
-        """One instruction; the registers after it are the hand's then."""
+        """Carry out one instruction. Afterwards the hand has the registers."""
         hand, pid = self._hand, self.pid
         while True:
             hand.step(pid)
@@ -270,7 +272,7 @@ class Stepper:
             raise StepperError(f"it is lost: {failure}") from None
 
     def look(self, address: int, length: int) -> bytes:
-        """Bytes of what was laid."""
+        """Bytes of its memory, where something was laid."""
         return os.pread(self._memory, length, address)
 
     def clear(self) -> None:

@@ -66,8 +66,8 @@ class ThreadEnded(ThreadGone):
 
 
 class Hand:
-    """The one thread of ours that traces, and what it knows of those whom it has hold of.
-    ThreadKilled may come of each call for one.
+    """The one thread of ours that traces, and what it knows of its tracees. Each call for a tracee
+    may raise ThreadKilled.
     """
 
     def __init__(self) -> None:
@@ -80,13 +80,12 @@ class Hand:
         self.words: Words = self._words_64
         """The registers that were read last."""
         self.layout: Layout = X86_64
-        """What they are."""
+        """What is where in them."""
 
     def seize(self, tid: int, options: int = 0) -> None:
-        """It runs on. OSError: EPERM (another traces it, or we may not), ESRCH.
+        """Seize `tid`; it runs on. OSError: EPERM (another traces it, or we may not), ESRCH.
 
-        Can wait for another thread of its program, which executes another program, and waits for
-        `tid` to end.
+        Can wait for an exec of another thread of its program. That exec waits for `tid` to end.
         """
         if _ptrace(_SEIZE, tid, 0, options):
             raise OSError(_ffi.errno, os.strerror(_ffi.errno))
@@ -108,15 +107,15 @@ class Hand:
         raise ThreadEnded
 
     def resume(self, tid: int, signal: int = 0) -> None:
-        """It runs on, and is given `signal`."""
+        """Let it run on, with `signal`."""
         self._do(_CONT, tid, 0, signal)
 
     def step(self, tid: int) -> None:
-        """It runs for one instruction, or one element of a string's."""
+        """Let it run for one instruction, or for one element of a string instruction."""
         self._do(_SINGLESTEP, tid, 0, 0)
 
     def detach(self, tid: int, signal: int = 0) -> None:
-        """It runs on, and is given `signal`, and is ours no more."""
+        """Let it run on, with `signal`. It is no tracee of ours any more."""
         self._do(_DETACH, tid, 0, signal)
 
     def signal(self, tid: int) -> tuple[int, int, int]:
@@ -126,7 +125,7 @@ class Hand:
         return int(numbers[0]), int(numbers[2]), int(far[2])
 
     def has_signal(self, tid: int, number: int) -> bool:
-        """Whether a signal of the thread's own waits for it, among the first few."""
+        """Whether signal `number` is among the first few that wait for the thread itself."""
         _MANY_SIGNALS.pack_into(_ffi.buffer(self._bytes), 0, 0, 0, _SIGNALS)
         room = _address(self._bytes) + 64
         found: int = _ptrace(_PEEKSIGINFO, tid, _address(self._bytes), room)
@@ -138,7 +137,7 @@ class Hand:
     # --- registers and code ---
 
     def read_words(self, tid: int) -> None:
-        """Its general registers, to `words` and `layout`."""
+        """Read its general registers into `words`, and set `layout`."""
         self._vec.base, self._vec.length = _address(self._words_64), _SIZE_64
         self._do(_GETREGSET, tid, _NT_PRSTATUS, self._vec_address)
         if self._vec.length == _SIZE_32:
@@ -147,7 +146,7 @@ class Hand:
             self.words, self.layout = self._words_64, X86_64
 
     def write_words(self, tid: int) -> None:
-        """The other way."""
+        """Write `words` into its general registers."""
         self._vec.base = _address(self._words_64)
         self._vec.length = _SIZE_64 if self.layout is X86_64 else _SIZE_32
         self._do(_SETREGSET, tid, _NT_PRSTATUS, self._vec_address)
@@ -159,14 +158,14 @@ class Hand:
         return bytearray(_ffi.buffer(self._bytes, self._vec.length))
 
     def write_xstate(self, tid: int, state: bytes | bytearray) -> None:
-        """The other way."""
+        """Write its other registers, as `read_xstate` reads them."""
         _ffi.memmove(self._bytes, state, len(state))
         self._vec.base, self._vec.length = _address(self._bytes), len(state)
         self._do(_SETREGSET, tid, _NT_X86_XSTATE, self._vec_address)
 
     def code(self, tid: int, address: int) -> tuple[int, int]:
-        """The words at `address` and 7 bytes on, which are 15 bytes together, whether or not they
-        may be read by it. OSError: EIO, EFAULT: there are none.
+        """The word at `address` and the word 7 bytes on, which are 15 bytes together. The thread
+        need not be allowed to read them. OSError: EIO, EFAULT: there are none.
         """
         first, second = _ptrace(_PEEKTEXT, tid, address, 0), _ptrace(_PEEKTEXT, tid, address + 7, 0)
         if first == -1 or second == -1:
@@ -180,19 +179,19 @@ class Hand:
         return word
 
     def set_debug_register(self, tid: int, number: int, value: int) -> None:
-        """OSError: the value is none for it, or somebody else has it."""
+        """OSError: the register cannot have this value, or somebody else has the register."""
         self._do(_POKEUSER, tid, _DEBUG_REGISTERS + _WORD * number, value)
 
     def debug_register(self, tid: int, number: int) -> int:
-        """What it is now."""
+        """The value of the debug register now."""
         value: int = _ptrace(_PEEKUSER, tid, _DEBUG_REGISTERS + _WORD * number, 0)
         if value == -1 and _ffi.errno:
             raise self._failure()
         return value & _U64
 
     def rseq(self, tid: int) -> tuple[int, int, int]:
-        """Address, size and signature of its restartable sequences (rseq(2)); address 0: it has
-        none.
+        """Address, size and signature of the thread's restartable sequences (rseq(2)); address 0:
+        it has none.
         """
         if _ptrace(_GET_RSEQ_CONFIGURATION, tid, 24, _address(self._bytes)) < 0:
             return 0, 0, 0  # before Linux 5.13, or without them

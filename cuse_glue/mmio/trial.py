@@ -23,13 +23,15 @@ from .trace import Hand
 from .x86_form import CutInstruction, Form, UnknownInstruction
 
 _PATTERNS: Final = (0x00, 0xFF, 0xA5)
-_WIDEST: Final = 64  # bytes of one operand, but for a few that save whole states
+_WIDEST: Final = 64  # bytes of one operand, but for a few instructions that save whole states
 _GRAIN: Final = 8  # bytes that are watched at once
 _MOST_PAGES: Final = 16
-# Map and opcode of what flushes a line (two of a group), which the processor looks at for that.
+# Map and opcode of instructions that flush a line (two of a group). The processor looks at the line
+# for that.
 _CACHE_CONTROL: Final = (1, 0xAE)
 _FLUSHES: Final = (6, 7)
-# What may have a mask that leaves out parts of what the processor looks at.
+# How instructions begin that may have a mask, which leaves out parts of what the processor looks
+# at.
 _PREFIXES: Final = bytes((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x67))
 _EVEX: Final = b"\x62"
 _VEX: Final = b"\xc4"
@@ -72,7 +74,7 @@ class Trials:
             stepper.close()
 
     def where(self, component: int) -> int:
-        """Where XSAVE puts one. AccessRefused."""
+        """Where XSAVE puts a component (bytes from the start). AccessRefused."""
         if component not in self._places:
             try:
                 self._places[component] = self._made().features(_XSAVE, component)[1]
@@ -82,8 +84,8 @@ class Trials:
         return self._places[component]
 
     def carry_out(self, tid: int, code: bytes, bus: Surroundings) -> None:
-        """The instruction `code` of the thread whose registers are in the hand. They are changed
-        there; the others are given to it. AccessRefused.
+        """Carry out the instruction `code` of thread `tid`, whose general registers are in the
+        hand. They are changed there; the other registers are given to the thread. AccessRefused.
         """
         hand = self._hand
         if hand.layout is not X86_64:
@@ -117,7 +119,7 @@ class _Outcome:
         self.machine = machine
 
     def is_like(self, other: "_Outcome") -> bool:
-        """But for the device's pages."""
+        """Whether both are equal, but for the device's pages."""
         return (self.machine, self.fault, self.own) == (other.machine, other.fault, other.own)
 
     def byte(self, address: int) -> int:
@@ -140,12 +142,12 @@ class Trial:
             self._lay_code(pointer + at, code[at : at + PAGE - (pointer + at) % PAGE])
 
     def end(self) -> None:
-        """Nothing of it is in the stepper any more."""
+        """Remove all that is in the stepper."""
         self._stepper.clear()
 
     def carry_out(self) -> Machine:
         """What the registers are afterwards. AccessRefused, StepperError."""
-        # Finds the pages, and leaves a content there that the processor does not stumble over.
+        # Find the pages, with a content at which the instruction does not fault.
         faults = []
         for pattern in _PATTERNS:
             fault = self._run({}, pattern).fault
@@ -228,7 +230,7 @@ class Trial:
         return found
 
     def _matters(self, address: int) -> bool:
-        """Whether anything depends on one byte."""
+        """Whether anything depends on the byte at `address`."""
         one, other = (self._run(self._filled({address}, pattern), 0) for pattern in _PATTERNS[:2])
         return not one.is_like(other)
 
@@ -253,7 +255,8 @@ class Trial:
     # --- runs ---
 
     def _run(self, device: Memory, fill: int) -> _Outcome:
-        """With these contents; a page of the device that nobody has known yet is full of `fill`."""
+        """Run it with these contents of the device's pages; pages without one are full of `fill`.
+        """
         stepper = self._stepper
         for page, data in self._own.items():
             stepper.lay(page, data)
@@ -270,7 +273,7 @@ class Trial:
         )
 
     def _find(self, address: int, fill: int) -> bool:
-        """Lay the page there, if it is one that was not known."""
+        """Lay the page at `address`. False: it was laid already, or cannot be laid."""
         page = address & -PAGE
         if page in self._own or page in self._device or page in self._code_pages or not 0 < page < 1 << 47:
             return False

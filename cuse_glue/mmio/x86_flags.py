@@ -107,8 +107,8 @@ def _subtract(left: int, right: int, size: int, borrow: int) -> tuple[int, int]:
     return result, after
 
 
-# By the three bits that opcodes 00 to 3F and 80 to 83 have for it. The last is CMP, which keeps its
-# result to itself.
+# By the three bits that opcodes 00 to 3F and 80 to 83 have for it. CMP, of which only the flags
+# count, is the last.
 GROUP_1: Final[tuple[Operation, ...]] = (
     add, disjoin, add_with_carry, subtract_with_borrow, conjoin, subtract, differ, subtract,
 )  # fmt: skip

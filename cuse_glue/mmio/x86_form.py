@@ -1,5 +1,5 @@
-"""The form of an x86 instruction: prefixes, opcode, and the operand in memory. What it does is
-`x86_operations.py`'s.
+"""The form of an x86 instruction: prefixes, opcode, and the operand in memory. What an instruction
+does is in `x86_operations.py`.
 
 Ref: Intel SDM volume 2, chapter 2 (instruction format; 2.3 VEX, 2.7 EVEX); AMD APM volume 3,
 chapter 1.
@@ -77,7 +77,7 @@ class Form:
 
     @property
     def prefix(self) -> int:
-        """Which of none, 66, F3, F2 is part of a vector's opcode, as VEX numbers them."""
+        """Which prefix is part of a vector's opcode, as VEX numbers them: none, 66, F3, F2."""
         return {0xF3: 2, 0xF2: 3}.get(self.repeat, int(self.small))
 
     @property
@@ -86,7 +86,7 @@ class Form:
         return 8 if self.wide else 2 if self.small else 4
 
     def byte(self) -> int:
-        """The next."""
+        """The next byte."""
         if self.at >= len(self.code):
             raise CutInstruction
         self.at += 1
@@ -142,8 +142,8 @@ class Form:
         self.opcode = byte
 
     def _override(self, byte: int) -> None:
-        # The others have base 0 in 64-bit mode and, of a program that did not load them itself, in
-        # 32-bit mode.
+        # The others have base 0 in 64-bit mode. In 32-bit mode, too, unless the program has loaded
+        # them itself.
         if byte not in (_FS, _GS):
             if self.layout.bits == 32:
                 self.segment = None
@@ -234,11 +234,11 @@ class Form:
         return self._sum(None if base is None else self.slot(base | self.base_high), index, scale, offset)
 
     def pointed(self, number: int) -> Address:
-        """The operand that general register `number` points to, wherever the prefix says."""
+        """The operand that general register `number` points to, in the prefix's segment, if any."""
         return self._sum(self.slot(number), None, 0, 0)
 
     def direct(self) -> Address:
-        """The operand whose address follows, whole."""
+        """The operand whose whole address follows in the instruction."""
         return self._sum(None, None, 0, self.number(self.address_bits // 8, signed=False))
 
     def _sum(self, base: int | None, index: int | None, scale: int, offset: int) -> Address:

@@ -52,7 +52,7 @@ def _constant(value: int, size: int) -> Read:
 
 
 def _size(form: Form) -> int:
-    """Of opcodes that come in pairs: the even one is of bytes."""
+    """The operand's size, for opcodes that come in pairs: the even one is for bytes."""
     return form.operand_size if form.opcode & 1 else 1
 
 
@@ -163,8 +163,8 @@ def _modify(form: Form, size: int, address: Address, operation: flags.Operation,
 def _test(
     form: Form, size: int, address: Address, operation: flags.Operation, other: Read, *, swapped: bool = False
 ) -> Instruction:
-    """`operation` of memory and `other` (`swapped`: of `other` and memory) is forgotten but for its
-    flags.
+    """Of `operation` of memory and `other` (`swapped`: of `other` and memory), only the flags are
+    kept.
     """
     place = form.layout.flags
 
@@ -177,7 +177,7 @@ def _test(
 
 
 def arithmetic(form: Form) -> Instruction:
-    """00 to 3B: memory and register, the one or the other is the result's."""
+    """00 to 3B: memory and a register. The result goes to one of the two."""
     operation = flags.GROUP_1[form.opcode >> 3]
     compares = form.opcode >> 3 == flags.COMPARE
     form.modrm()
@@ -241,11 +241,11 @@ def group_4(form: Form) -> Instruction:
 
 
 def bit_register(form: Form) -> Instruction:
-    """0F A3, AB, B3, BB: the register's number of the bit, which may lie anywhere."""
+    """0F A3, AB, B3, BB: a register has the number of the bit, which may lie anywhere."""
     operation = form.opcode >> 3 & 3
     form.modrm()
     size, segment = form.operand_size, form.segment
-    form.segment = None  # the distance is within it
+    form.segment = None  # it is added last, after the distance to the bit
     operand, get = form.address(), reader(form, size)
     sign, shift = 1 << 8 * size - 1, {2: 4, 4: 5, 8: 6}[size]
     most = (1 << form.address_bits) - 1
@@ -268,7 +268,7 @@ def bit_immediate(form: Form) -> Instruction:
 
 
 def _bit(form: Form, size: int, address: Address, operation: int, which: Read) -> Instruction:
-    """`operation` is 0 to tell it only, 1 to set, 2 to clear, 3 to turn it."""
+    """`operation`: 0 only tells the bit, 1 sets it, 2 clears it, 3 turns it."""
     place, within = form.layout.flags, 8 * size - 1
 
     def act(words: Words, bus: Bus, vectors: Vectors) -> None:

@@ -21,7 +21,7 @@ def reader(form: Form, size: int) -> Read:
 
 
 def writer(form: Form, size: int) -> Write:
-    """Puts a value of `size` bytes into it. 4 bytes clear what is above them, fewer do not."""
+    """Puts a value of `size` bytes into that register. 4 bytes clear all above, fewer do not."""
     slot, shift = _place(form, size)
     return _put(slot, shift, size)
 

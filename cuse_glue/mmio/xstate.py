@@ -46,8 +46,8 @@ class XState:
             self.state[at : at + width] = (value >> 8 * start & (1 << 8 * width) - 1).to_bytes(width, "little")
 
     def _pieces(self, number: int) -> Iterator[tuple[int, int, int, int]]:
-        """Component, index there, first byte of the register and bytes of each part of it that
-        there is.
+        """The parts of a register that exist. Each: component, index there, which byte of the
+        register it begins at, and how many bytes it has.
         """
         if number >= 16:
             yield _HIGH_16, number - 16, 0, 64

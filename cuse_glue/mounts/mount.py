@@ -55,8 +55,8 @@ def mount_fuse(
     """Mount the connection `fd` on `target`, a regular file, a device or a directory (sentences
     call it `shown`), as type `fuse.NAME`.
 
-    Every user may come. The kernel checks permissions, until GETATTR has answered by `mode`. Raises
-    Unusable.
+    Every user may use it. The kernel checks permissions: by `mode`, until GETATTR has answered.
+    Raises Unusable.
     """
     shown = shown or target
     root_mode = (stat.S_IFDIR if is_directory else stat.S_IFREG) | mode

@@ -142,8 +142,8 @@ def _add(directory: str, name: str, *, is_directory: bool) -> str:
 
 
 def here_below(directory: str) -> str | None:
-    """The current directory if it is in `directory`: to come back to it (chdir), once that is
-    another one of its name.
+    """The current directory, if it is in `directory`, else None. For a chdir back to it, once
+    `directory` names another one.
     """
     try:
         here = os.getcwd()

@@ -1,9 +1,9 @@
 """A tree of ours among the files of /sys, in a private mount namespace (namespace.py).
 
 The tree is one FUSE file system, and only parts of it are to be seen. First it is mounted over all
-of /sys, where nobody looks yet, so that its parts can be bound from there to their places; then
-this is done as merge.py has planned it, and the mount over all is taken away. What is below it is
-reached by a descriptor meanwhile.
+of /sys, where nobody looks yet. From there its parts are bound to their places, as merge.py has
+planned it; then the mount over all is taken away. Meanwhile the old /sys below it is reached by a
+descriptor.
 """
 
 import os
@@ -32,7 +32,7 @@ class Staged:
         mount_fuse(fd, directory, name=name, mode=0o755, is_directory=True)
 
     def show(self, steps: Iterable[Step]) -> None:
-        """Carry out the steps; the server answers meanwhile. OSError."""
+        """Carry out the steps. The server must be able to answer meanwhile. Raises OSError."""
         ours = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         covered = {"": self._old}  # what our directories lie on, by path
         root = self._old
@@ -41,7 +41,7 @@ class Staged:
                 if how is How.KEEP:
                     self._keep(covered, root, path)
                 elif not path:
-                    root = ours  # it is over all already, and stays
+                    root = ours  # it is mounted over all already, and stays
                 else:
                     place = _below(root, path)
                     if os.path.isdir(place):

@@ -40,14 +40,14 @@ class Account:
         self.pinned = 0  # pages
         self.locked = 0
         self.counter: Counter | None = None
-        # the mapping that is there to be locked: address, pages
+        # our mapping in the client that counts as locked: address, pages
         self.region: tuple[int, int] | None = None
         self.ring_pages = 0  # pages of VmPin that are pinned in rings; changed under `ring_lock`
-        self.released = 0  # pages of VmPin that ever were, and are not any more; likewise
+        self.released = 0  # pages of VmPin that rings held once, and hold no more; likewise
         self.ring_lock = threading.Lock()
         self.wanted: deque[InProcess] = deque()  # what is to be pinned in rings
         self.pipe: uring.Pipe | None = None
-        self.late = False  # the last time it took so long that nobody waits for it
+        self.late = False  # the last run took so long that no request waits for the next
         self.changes = 0
         self.complained = False
 
@@ -69,9 +69,9 @@ class Account:
         return not self.behind and not self.wanted and self.locked_shown == max(self.locked, 0)
 
     def take_wanted(self) -> "list[InProcess]":
-        """What should be truly pinned. From now on that is the caller's task."""
+        """Take out what should be truly pinned. From now on that is the caller's task."""
         taken = []
-        while self.wanted:  # while the loop may go on adding
+        while self.wanted:  # the loop may add more meanwhile
             taken.append(self.wanted.popleft())
         return [piece for piece in taken if piece.is_open]
 
@@ -102,8 +102,8 @@ class RingPin:
     """One piece of memory, pinned in a client's ring: `pin.InProcess.true_pin`."""
 
     def __init__(self, mm: Mm, slots: uring.RingSlots, pages: int, exact: bool) -> None:
-        """`pages`: how many the kernel counts for it, if `exact`; else the kernel counted some
-        large pages whole.
+        """`exact`: the kernel counts just `pages` for it. Else the kernel counted some large pages
+        whole, and `close` finds out how many pages it gives back.
         """
         self._mm = mm
         self._slots = slots

@@ -1,4 +1,4 @@
-"""Finds out whether this machine can make true pins (true_pin.py), by making one of our own
+"""Finds out whether this machine can make true pins (true_pin.py): it pins a page of our own
 memory.
 """
 
@@ -18,11 +18,10 @@ NO_ROOM: Final = "--pin=uring cannot pin a page: RLIMIT_MEMLOCK leaves no room f
 
 
 def check() -> tuple[Machine, bool]:
-    """Returns the machine, if it can make true pins, and whether its kernel counts in VmPin what a
-    thread with our capabilities has registered. (Newer kernels do not, if the thread has
-    CAP_IPC_LOCK.)
+    """Returns the machine, and whether its kernel counts in VmPin what a thread with our
+    capabilities has registered. (Newer kernels do not, if the thread has CAP_IPC_LOCK.)
 
-    Unusable: it cannot.
+    Unusable: the machine cannot make true pins.
     """
     found = machine()
     if found is None:

@@ -135,10 +135,10 @@ class ClientFile:
         raise failure
 
 
-# in place of an access mode: a file that is only remembered by what it was
+# in place of an access mode: a file that cannot be pinned, of which only the identity is kept
 NOT_IN_MEMORY: Final = -1
 ZERO: Final = os.makedev(1, 5)  # /dev/zero, whose private mappings are plain memory
-UNKNOWN: Final = (0, 0)  # of no file system: a file that we may not ask
+UNKNOWN: Final = (0, 0)  # the identity of a file that does not let us ask for its own
 
 
 def is_plain(status: os.stat_result) -> bool:
@@ -182,15 +182,15 @@ class FileCache:
                 dev, inode = libc.identity(fd)
             except (
                 PermissionError
-                # a FUSE file that was mounted in a user namespace (even one of ours): it lets in
-                # only those who live there
+                # a file of a FUSE that was mounted in a user namespace (even one of ours): it lets
+                # in only processes of that namespace
             ):
                 if in_memory:
                     raise
                 dev, inode = UNKNOWN
             if not in_memory:
-                # It can never be pinned, so it need not be kept: it may be an open file of our own,
-                # which nobody would then ever release.
+                # It can never be pinned, so it need not stay open. And it must not: if it is an
+                # open file of our own device, that would never be released.
                 kept = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                 self._closer.close(fd)
                 return self._keep(kept, (dev, inode, NOT_IN_MEMORY))

@@ -1,6 +1,7 @@
-"""Closing files of clients. A client's own file system (FUSE) is asked by each close, and may never
-answer. So a few threads do it: who wants a file closed waits for a moment at most. Files that none
-of the threads comes to stay open, and are in the end refused to the same client as descriptors.
+"""Closing files of clients. Each close asks the file's file system. That may be a client's own
+(FUSE), and may never answer. So a few threads do the closing: who wants a file closed waits for a
+moment at most. Files that no thread gets to stay open; in the end no descriptors are left for that
+client.
 """
 
 import os
@@ -15,7 +16,7 @@ THREADS: Final = 16
 
 
 class Closer:
-    """Files that are to be closed, and the threads that do it. They end when there is none left."""
+    """Files that are to be closed, and the threads that do it. Threads end when no file is left."""
 
     def __init__(self, close: Callable[[int], None] = os.close) -> None:
         self._close = close
@@ -33,7 +34,7 @@ class Closer:
         if another:
             try:
                 threading.Thread(target=self._work, daemon=True).start()
-            except RuntimeError:  # there is no memory for one; the next one will close it
+            except RuntimeError:  # no memory for a thread: the next thread will close the file
                 with self._lock:
                     self._threads -= 1
         closed.wait(MOMENT)
@@ -45,6 +46,6 @@ class Closer:
                     self._threads -= 1
                     return
                 fd, closed = self._due.popleft()
-            with suppress(OSError):  # what a file system says of a close is for its client
+            with suppress(OSError):  # an error of the client's file system does not concern us
                 self._close(fd)
             closed.set()

@@ -1,5 +1,5 @@
-"""What a pin asks about a process: what is mapped, on which file systems, and what of it has no
-pages. Each is asked once, and only if needed.
+"""What a pin asks about a process: what is mapped, on which file systems, and which mappings have
+no pages. Each is asked once, and only if needed.
 """
 
 import os
@@ -12,7 +12,7 @@ from ..process.vma import AddressSpaceGone, Vma, flagged
 from ..request.address_space import Mm
 from .client_file import SHORT_OF_MEANS, is_plain
 
-FEW: Final = 64  # mappings that are asked for at once, and not aside
+FEW: Final = 64  # mappings: fewer are asked for at once, so many or more in another thread
 
 
 class Look:
@@ -27,8 +27,8 @@ class Look:
         self._known: tuple[int, int, list[Vma]] | None = None
 
     def begin(self, start: int, end: int) -> Callable[[], None] | None:
-        """If there are few mappings, ask for them now. Else return what has to be called for it, in
-        any thread.
+        """If there are few mappings, ask for them now. Else return a function that asks for them:
+        call it, in any thread.
         """
         try:
             some = self._mm.maps.covering(start, end, FEW)
@@ -51,7 +51,7 @@ class Look:
         return ask
 
     def _is_plain(self, vma: Vma) -> bool:
-        """Whether it can be told at once that this is no memory of a device."""
+        """Whether we know at once that no device's memory is mapped here."""
         if not vma.inode:
             return True
         try:

@@ -6,7 +6,7 @@ unmaps it or exits.
 **Private** memory is reached in the process. So is shared memory whose file we may not open (no
 CAP_SYS_ADMIN, a file system that can make us wait, a file that was sealed since). It is lost when
 the client unmaps it, executes another program or exits; a real pin would keep the page. The next
-access finds the loss, and is refused with EFAULT and a sentence. It is found in these ways:
+access finds the loss, and is refused with EFAULT and a sentence. These losses are found:
 
 - The address space is gone. Its files in /proc say so, and cannot show another one.
 - Nothing is mapped at the address now, or something else: shared memory, another file, another part
@@ -15,10 +15,10 @@ access finds the loss, and is refused with EFAULT and a sentence. It is found in
   out. It was given back (MADV_DONTNEED), or unmapped and something like it was mapped in its place.
   A healthy program does not do that to memory that a device uses.
 
-Two losses cannot be found. Anonymous memory may be unmapped and mapped anew at the same address,
-**and touched again**, or without our having accessed the page before. Then the device sees the new
-memory, which belongs to the same client, at the address that it named. And the client may change
-something between our look and the copy. Neither leads into another address space
+Two losses cannot be found. First: the client unmaps anonymous memory and maps new memory at the
+same address, and **has touched it again**, or we had not accessed the page before. Then the device
+sees the new memory, which belongs to the same client, at the address that the client named. Second:
+the client changes something between our look and the copy. Neither leads into another address space
 (address_space.py).
 
 To have a file open does not pin its pages. When a client truncates the file or punches a hole, a
@@ -162,7 +162,7 @@ class InProcess:
         self.address = address
         self._backing = vma.shared, vma.dev, vma.inode
         self._delta = vma.delta
-        self._touched: bytearray | None = None  # one byte a page: we have been there
+        self._touched: bytearray | None = None  # one byte for each page: 1 once we accessed it
 
     def read(self, at: int, buffer: memoryview) -> None:
         if self.true_pin is not None:
@@ -213,7 +213,7 @@ class InProcess:
             if not self._mm.alive():
                 raise IoctlError(EFAULT, f"{self._mm.why_gone()}, with the memory at {self.address + at + done:#x}")
             raise IoctlError(EFAULT, f"process {self._mm.pid} has no page at {self.address + at + done:#x} any more")
-        # of a file, the kernel may take a clean page away at any time
+        # only anonymous memory: the kernel may take away a clean page of a file at any time
         if self._backing == (False, 0, 0):
             if self._touched is None:
                 self._touched = bytearray(-(-self.length // PAGE_SIZE))
@@ -284,9 +284,9 @@ class Pin:
         return self._pieces[index].identity(offset - self._starts[index])
 
     def stretches(self) -> Iterator[tuple[Hashable, int, int, int]]:
-        """Of which memory it is, from byte 0 on: the two words of `identity`, the length (bytes),
-        and the page size (bytes; of huge pages, theirs). The time does not grow with the number of
-        pages.
+        """The stretches of memory that the pin consists of, from byte 0 on. Each has the two words
+        of `identity`, its length (bytes) and its page size (bytes; larger for huge pages). The time
+        does not grow with the number of pages.
         """
         for piece in self._pieces:
             yield *piece.identity(0), piece.length, piece.page_size

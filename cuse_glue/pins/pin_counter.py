@@ -1,5 +1,5 @@
-"""VmPin of another process, set to what we say: memory of ours is registered in a ring that a
-thread of that process made (uring.py).
+"""Sets VmPin of another process to any number: we register memory of ours in a ring that a thread
+of that process made (uring.py).
 """
 
 import ctypes
@@ -49,11 +49,11 @@ DUMMY: Final = Dummy()
 
 
 class Counter:
-    """A client's ring, by which its VmPin becomes what we say. Owns the descriptor.
+    """A client's ring, by which we set its VmPin. Owns the descriptor.
 
-    Slot k of its table holds 2^k pages, or none, up to the largest size of a buffer; each later
-    slot holds that size. So few buffers make any number, and few of them change to make the next
-    one.
+    A slot of its table is empty or full. Slot k holds 2^k pages, up to the largest size of a
+    buffer; each later slot holds that size. So a few buffers make any number of pages, and a few
+    changes make another number.
     """
 
     LARGEST: Final = (LARGEST_BUFFER // PAGE_SIZE).bit_length() - 1
@@ -71,8 +71,8 @@ class Counter:
         return sum(1 << min(slot, self.LARGEST) for slot in self._shown)
 
     def show(self, pages: int) -> None:
-        """Count `pages` from now on. OSError(ENOMEM): our own limit does not allow it, and less is
-        counted.
+        """Count `pages` from now on. OSError(ENOMEM): our own limit does not allow it, and fewer
+        are counted.
         """
         whole, rest = divmod(pages, 1 << self.LARGEST)
         wanted = {slot for slot in range(self.LARGEST) if rest >> slot & 1}

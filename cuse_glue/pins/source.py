@@ -6,12 +6,12 @@ A `Source` says whose memory it is: that of an address space, or a file that was
 long. It touches no page. So its cost grows with the number of mappings only, and no client can make
 us wait. It returns a `Pin` (pin.py tells what that can keep, and what it cannot).
 
-If mprotect cut a mapping into a hundred thousand, that is still one piece, and is looked up once:
-pieces of one memory, side by side, go together. What takes long to ask (smaps, mountinfo) is asked
-once for a pin. If there are many mappings, `look` asks for them in another thread, before the pin.
+Mappings of one memory, side by side, make one piece, which is looked up once, even if mprotect cut
+a mapping into a hundred thousand. What takes long to ask (smaps, mountinfo) is asked once for a
+pin. If there are many mappings, `look` asks for them in another thread, before the pin.
 
 One thing is stricter than in the kernel, whose memfd_pin_folios ignores how a file was opened and
-sealed. Here it may be pinned for writing through a read-only descriptor, but writing to it is
+sealed. Here a file may be pinned for writing through a read-only descriptor, but writing to it is
 refused.
 
 Ref: v7.3 mm/gup.c check_vma_flags, memfd_pin_folios, writable_file_mapping_allowed;
@@ -108,15 +108,15 @@ class Source:
         return self.mm.locked_pages()
 
     def pinned(self, npages: int, locked: bool) -> None:
-        """Count so many pages more (fewer, if negative) as pinned of what the process pays for.
-        `locked`: how many of them count as locked memory.
+        """Count `npages` more (fewer, if negative) as pinned, which the process pays for. `locked`:
+        whether they also count as locked memory.
         """
         if npages and self._true_pins is not None:
             self._true_pins.count(self.mm, npages, npages if locked else 0)
 
     def read_now(self, address: int, buffer: memoryview, *, itself: bool = True) -> None:
-        """Fill `buffer` from `address` (bytes), whatever is pinned: as the process `itself` could
-        now, or else as another process could.
+        """Fill `buffer` from `address` (bytes), whatever is pinned. `itself`: if the process itself
+        could read this now; else if another process could.
 
         IoctlError(EFAULT): it could not.
         """
@@ -157,8 +157,8 @@ class Source:
         IoctlError, and nothing is pinned: EFAULT: not mapped, not readable, not writable although
         asked for, beyond the file's end, device or secret memory, shared memory of a file that is
         written back if `writable`; or the address space is gone. EINVAL (a file): not on tmpfs or
-        hugetlbfs, or not all of the range is within it (a page that the file ends in is not).
-        ENOMEM: no descriptors are left.
+        hugetlbfs, or not all of the range is within the file (a page in which the file ends is not
+        within it). ENOMEM: we have no descriptors or no memory left.
         """
         if self.file is not None:
             mapped = _pin_file(self.file, start, length, writable)
@@ -194,8 +194,8 @@ class Source:
         return Pin(self, pieces)
 
     def _runs(self, vmas: list[Vma], start: int, end: int, writable: bool) -> Iterator[tuple[Vma, int]]:
-        """What is mapped from `start` on, without a gap: for each memory its first mapping, and
-        where it ends. IoctlError: there is a gap, or something that cannot be pinned.
+        """What is mapped from `start` on, up to the first gap: for each memory its first mapping,
+        and where the memory ends. IoctlError: something there cannot be pinned.
         """
         position = start
         run: tuple[Any, ...] | None = None
@@ -221,8 +221,8 @@ class Source:
             yield first, min(position, end)
 
     def _check_unsaid(self, vma: Vma, start: int, end: int) -> None:
-        """Memory without PROT_READ is pinned for reading only if its pages are there: they are then
-        found without their mapping.
+        """Memory without PROT_READ can be pinned for reading only if its pages are there: then the
+        kernel finds them without a look at the mapping.
 
         Ref: v7.3 mm/gup.c gup_fast_pte_range, gup_must_unshare
         """
@@ -273,8 +273,8 @@ class Source:
         return InProcess(self.mm, vma, address, length, page_size)
 
     def _open_mapped(self, vma: Vma, search: bool) -> int:
-        """An O_PATH descriptor of the mapped file; close it. If we lack CAP_SYS_ADMIN, `search` for
-        it among the process's descriptors.
+        """An O_PATH descriptor of the mapped file; close it. `search`: if we lack CAP_SYS_ADMIN,
+        search for the file among the process's descriptors.
         """
         try:
             return self.mm.map_file(vma.start, vma.end)
@@ -286,7 +286,7 @@ class Source:
                 if libc.identity(fd) == (vma.dev, vma.inode):
                     return os.dup(fd)
             except PermissionError:
-                pass  # a FUSE file that lets only others in
+                pass  # a FUSE file that does not let us in
         raise FileNotFoundError(ENOENT, "no descriptor of the file that is mapped")
 
     def look(self, start: int, length: int) -> Callable[[], None] | None:
@@ -311,7 +311,7 @@ class Sources:
 
     def __init__(self, *, true_pins: bool = False, harmless_filters: int | None = None) -> None:
         """`true_pins`: pin by io_uring what can be pinned so. `harmless_filters`: as in `seize`.
-        Unusable: the machine cannot.
+        Unusable: the machine cannot make true pins.
         """
         self._mms = MmCache()
         self._files = FileCache()
@@ -340,7 +340,7 @@ class Sources:
         OSError(EBADF): no such descriptor, or one opened with O_PATH. Other OSErrors: as
         `address_space`, or it may not be fetched.
         """
-        # This comes first: to open it, we may have to give up what is only kept to be fast.
+        # This comes first: to open the file, we may have to close what is kept only for speed.
         file = _lasting(lambda: self._files.of(caller, number))
         try:
             return self._of_file(self._mm(caller), caller, file)
@@ -350,8 +350,8 @@ class Sources:
             raise
 
     def moved(self, caller: Caller, source: Source) -> Source:
-        """The file of a source, which somebody has, as the caller's. `get` it. OSError: as
-        `address_space`.
+        """A source for the file of `source`, with the caller as the one who pays. `get` it.
+        `source` must have a reference. OSError: as `address_space`.
         """
         mm = self._mm(caller)
         assert source.file is not None
@@ -390,8 +390,8 @@ class Sources:
         return of_process(mm, page)
 
     def forget_callers(self) -> None:
-        """Close what is kept about callers, unless something remembers them. It is opened again
-        when they call.
+        """Close what is kept about callers, except what something else refers to. It is opened
+        again when they call.
         """
         self._mms.close()
         forget_threads()

@@ -1,28 +1,29 @@
 """True pins, on machines with io_uring: what is pinned stays, whatever its client does, and shows
 in the client's VmPin and VmLck.
 
-While a request is carried out, what it pins and unpins is only noted (`count`, `pin`). When its
-answer is known it is made true (`settle`), and then the client gets the answer. Three things must
-be done by the client itself: register its memory in a ring (a `BufferRing`), make a ring in which
-we can count (a `Counter`, once), and make a mapping that counts as locked. So a thread of the
-client is made to call the kernel (catch.py, hand.py). If the thread that waits for the answer
-belongs to the address space in question, it is that one, else any. Everything else, above all
-unpinning, is done from outside.
+While a request is carried out, we only note what it pins and unpins (`count`, `pin`). When its
+answer is known, we make the notes true (`settle`), and then the client gets the answer. Three
+things must be done by the client itself: register its memory in a ring (a `BufferRing`), make a
+ring in which we can count (a `Counter`, once), and make a mapping that counts as locked. So a
+thread of the client is made to call the kernel (catch.py, hand.py). If the thread that waits for
+the answer belongs to the address space in question, we use that thread, else any thread of the
+address space. Everything else, above all unpinning, is done from outside.
 
 For each address space there is at most one `Run` at a time. It is a thread of ours, which catches a
-thread of the address space and sets all of it right. A request that noted something begins the runs
-that it needs, and waits for them:
+thread of the address space and makes all its notes true. A request that noted something begins the
+runs that it needs, and waits for them:
 
-- A run for *another* address space is waited for SHORT at most. Its threads may be where nobody can
-  stop them (in vfork, waiting for a disk). The run goes on, and puts things right as soon as it
-  can. After that, nobody waits for it until one of its runs has ended in time.
+- For a run for *another* address space the request waits SHORT at most. The threads there may be
+  where nobody can stop them (in vfork, waiting for a disk). The run goes on, and ends its work as
+  soon as it can. After that, no request waits for that address space, until one of its runs has
+  ended in time.
 - To a run for *its own* address space the request offers its own thread. The run sends the answer
-  when it has told the thread to stop. If the run has caught another thread of the same program
-  already, the request waits for it, OWN at most. If the run waits for just this thread, the answer
-  is sent, and all is right before the thread sees it.
+  when it has told the thread to stop. If the run has already caught another thread of the same
+  program, the request waits for the run, OWN at most. If the run waits for just this thread, the
+  request sends the answer, and the run does its work before the thread sees the answer.
 
-If something does not succeed (a debugger has the client, io_uring is forbidden to it), the request
-stays as it is: its memory is watched (pin.py), with one line in the log for each address space.
+If a run fails (a debugger has the client, io_uring is forbidden to it), the request keeps its
+result: its memory is only watched (pin.py), with one line in the log for each address space.
 """
 
 import logging
@@ -50,19 +51,19 @@ from .pin import InFile, InProcess, Piece, unpin
 
 log: Final = logging.getLogger("cuse_glue.pins.true_pin")
 
-SHORT: Final = 0.08  # seconds for which an answer waits for what other threads are needed for
-OWN: Final = 1.0  # likewise, of its own program
-CLOSING: Final = 0.5  # seconds for which all clients together are waited for when the device goes
-KILLING: Final = 0.1  # seconds more, for what has to end then
+SHORT: Final = 0.08  # seconds that an answer waits for a run for another address space
+OWN: Final = 1.0  # seconds that it waits for a run that has another thread of its own program
+CLOSING: Final = 0.5  # seconds that we wait for all runs together when the device goes
+KILLING: Final = 0.1  # seconds more, for runs that were given up then
 MOST: Final = 256  # runs at the same time
-LOOK: Final = 0.1  # seconds between looks whether a client is being killed that we wait for
-FEW: Final = 256 << 10  # bytes that are pinned here at once, and more in a worker thread
-MANY: Final = 16384  # pages from which counting takes so long that it is done in a worker thread
+LOOK: Final = 0.1  # seconds between looks whether the client that we wait for is being killed
+FEW: Final = 256 << 10  # bytes: up to so many are pinned at once, more in a worker thread
+MANY: Final = 16384  # pages from which counting takes so long that a run does it
 
 
 class Run:
-    """One attempt for one address space, in a thread of ours. `done`, and all that is below it,
-    belongs to the loop's thread.
+    """One attempt for one address space, in a thread of ours. `done`, and the attributes below it,
+    belong to the loop's thread.
     """
 
     def __init__(self, mm: Mm, make_catch: Callable[[Callable[[], None]], Catch]) -> None:
@@ -83,12 +84,12 @@ class Run:
         self.changes = account_of(mm).changes
 
     def tell(self, what: Callable[[], None]) -> None:
-        """Have something done in the loop's thread, if there is a loop. Any thread."""
+        """Have `what` called in the loop's thread, if there is a loop. Any thread."""
         if self._token is not None:
             try:
                 self._token.run_sync_soon(what)
             except trio.RunFinishedError:
-                pass  # `TruePins.close` sees to it
+                pass  # `TruePins.close` ends the run
 
     def _is_late(self) -> None:
         account_of(self.mm).late = True
@@ -117,8 +118,8 @@ class TruePins:
         self._closing = False
 
     def count(self, mm: Mm, pinned: int, locked: int) -> None:
-        """So many pages more (or fewer) are pinned of what `mm` pays for, and so many of them count
-        as locked.
+        """Note that `pinned` pages more (fewer, if negative) are pinned that `mm` pays for, and
+        that `locked` of them count as locked.
         """
         account = self._account(mm)
         account.pinned += pinned
@@ -146,8 +147,8 @@ class TruePins:
         return account
 
     async def settle(self, caller: Caller, result: int) -> int:
-        """Make true what a request noted. A request awaits this last, with its result. The reply is
-        sent either here, or by returning the result.
+        """Make true what a request noted. A request awaits this last, with its result. Either this
+        sends the reply, or the caller does, with the result that this returns.
         """
         if self._here:
             await self._pin_here()
@@ -172,8 +173,8 @@ class TruePins:
         return result
 
     async def _is_awaited(self, mm: Mm) -> bool:
-        """Wait SHORT at most for the run that is at work on it. False: do not wait any more,
-        because it is settled or late.
+        """Wait SHORT at most for the run for `mm`. False: do not wait any more, because there is no
+        run, or it is late.
         """
         account = account_of(mm)
         run = self._runs.get(mm)
@@ -215,11 +216,11 @@ class TruePins:
 
     async def _see_through(self, run: Run, caller: Caller, reply: "Reply") -> None:
         """Wait for the end of a run that was offered the caller."""
-        # only the end of the session cancels this: the reply is no longer the session's
+        # we have taken over the reply, so only the end of the session cancels this
         with interruptible():
             while not (reply.is_sent or run.done.is_set()):
-                # To seize a thread can last while another thread of its process is in an exec.
-                # That exec waits, after a kill, for this thread to die.
+                # Seizing a thread can wait for an exec of another thread of its process. That exec
+                # waits for the thread to die. So a thread that is being killed gets its reply now.
                 with trio.move_on_after(LOOK):
                     await run.done.wait()
                 if is_killed(caller.tid):
@@ -227,7 +228,7 @@ class TruePins:
             await run.done.wait()
 
     async def _pin_here(self) -> None:
-        """Files are mapped here, so they are pinned without their client."""
+        """Pin what is mapped here. No client is needed for that."""
         wanted, self._here = [piece for piece in self._here if piece.is_open], []
         if sum(piece.length for piece in wanted) <= FEW and not self._own_rings_lock.locked():
             self._pin_files(wanted)
@@ -247,7 +248,7 @@ class TruePins:
                 log.debug("%d bytes of a file are not held: %s", piece.length, failure)
 
     def settle_soon(self) -> None:
-        """Outside of any ioctl, something may have been unpinned. Make that true, soon."""
+        """Make the notes true soon: something may have been unpinned outside of any ioctl."""
         self._flush()
         self._begin_all()
 
@@ -287,7 +288,7 @@ class TruePins:
         self._own_rings.close()
 
     def _flush(self) -> None:
-        """Do what can be done at once, and from outside."""
+        """Settle what can be settled at once, and from outside."""
         for mm, account in list(self._unsettled.items()):
             if mm in self._runs:
                 continue
@@ -313,8 +314,8 @@ class TruePins:
         )
 
     def _begin(self, mm: Mm, offer: Offer | None = None) -> Run:
-        """Begin a run, with the thread that is offered, or any thread of the address space. There
-        must be no other run.
+        """Begin a run, with the thread that is offered, or any thread of the address space. No
+        other run for this address space may be at work.
         """
         run = Run(mm, lambda stuck: Catch(mm, self._machine, self._harmless_filters, offer, stuck))
         self._runs[mm] = run
@@ -352,7 +353,7 @@ class TruePins:
         run.is_done()
         mm.put()
 
-    # --- in a thread of its own, which ends afterwards: that lets go of whoever has not stopped ---
+    # --- in the run's own thread: its end lets go of the client's threads that have not stopped ---
 
     def _carry_out(self, run: Run) -> None:
         try:
@@ -403,7 +404,7 @@ class Reply:
 
     def __init__(self, result: int) -> None:
         self._result = result
-        self._send = reply_taker.get()()  # None: it has been answered
+        self._send = reply_taker.get()()  # None: the request has been answered
         self._lock = threading.Lock()
 
     @property

@@ -1,19 +1,20 @@
 """io_uring, as far as it pins memory: registered buffers stay, even if the mapping by which they
 were registered goes.
 
-A ring belongs to the address space that made it. Whatever is registered in it counts as that one's
-pinned memory (VmPin), whoever registers it. If the maker lacked CAP_IPC_LOCK, it counts against the
-user's limit as well. What is registered is memory of whoever calls. Both facts are used here. A
-`Counter` is a client's ring in which we register memory of our own, so that the client's VmPin goes
-up and down without the client's help. A `BufferRing` is a client's ring in which the client was
-made to register its own memory, and through which we read and write that.
+A ring belongs to the address space that made it. What is registered in the ring counts as pinned
+memory (VmPin) of that address space, whoever registers it. If the maker lacked CAP_IPC_LOCK, it
+counts against the user's limit as well. What is registered is memory of the process that makes the
+call. Both facts are used here. A `Counter` is a client's ring in which we register memory of our
+own, so that the client's VmPin goes up and down without the client's help. A `BufferRing` is a
+client's ring in which the client was made to register its own memory, and through which we read and
+write that memory.
 
 A client's other threads can see the descriptor of the ring while it is being made. They might keep
 it, and map the queue that we write our orders to; and the kernel carries these orders out with our
 rights. So before a `BufferRing` is used, it is restricted for ever: it can only move bytes between
-the buffers that are registered in it and a pipe of ours, which is that client's alone. If the
-client was faster and made something else of the ring, the ring is refused. And nobody is waited
-for: the pipe never blocks.
+the buffers that are registered in it and a pipe of ours, which serves that client alone. If the
+client was faster and made something else of the ring, we refuse the ring. And we wait for nobody:
+the pipe never blocks.
 
 Ref: io_uring_setup(2), io_uring_register(2), io_uring_enter(2)
 """
@@ -94,8 +95,8 @@ def update(fd: int, index: int, address: int, length: int) -> None:
 
 
 def make_table(fd: int, slots: int) -> None:
-    """Give a ring a table of so many buffers, all of which are missing yet. OSError: it is no ring,
-    or has a table.
+    """Give a ring a table with so many slots for buffers, all empty. OSError: it is no ring, or has
+    a table.
     """
     nothing = ctypes.create_string_buffer(VECTOR.size * slots)
     data = _RSRC_REGISTER.pack(slots, 0, 0, ctypes.addressof(nothing), 0)
@@ -167,8 +168,8 @@ class BufferRing:
     ENTRIES: Final = 1
 
     def __init__(self, fd: int, slots: int) -> None:
-        """Make a table of so many buffers, all of which are missing yet. OSError: it is no ring, or
-        not a new one.
+        """Make a table with so many slots for buffers, all empty. OSError: `fd` is no ring, or not
+        a new one.
         """
         self.fd = fd
         self._used = 0
@@ -185,8 +186,8 @@ class BufferRing:
         return _RSRC_UPDATE.pack(index, 0, address, 0, count, 0)
 
     def open(self, pipe: Pipe) -> None:
-        """The table is filled. From now on the ring can do nothing else. OSError: it cannot be
-        restricted.
+        """Restrict the ring, whose table is filled, to `read`, `write` and `fill`. OSError: it
+        cannot be restricted.
         """
         self._pipe = pipe
         register(self.fd, _REGISTER_FILES, struct.pack("=2i", *pipe.ends), 2)
@@ -205,7 +206,7 @@ class BufferRing:
         )
         register(self.fd, _REGISTER_ENABLE_RINGS, b"", 0)
         # The kernel wrote into the client's memory where the parts of the queues are. We do not
-        # believe that, but what it says of a ring of our own, where they are in the same places.
+        # believe what is there. In a ring of our own they are in the same places.
         example, told = setup(self.ENTRIES, R_DISABLED)
         os.close(example)
         fields = _PARAMS.unpack(told)
@@ -219,13 +220,13 @@ class BufferRing:
         self._orders = self._view(self._entries * _SQE_SIZE, _SQES_OFFSET)
 
     def _view(self, length: int, offset: int) -> Any:
-        # Not by Python's mmap, which would keep one more descriptor for each.
+        # Not by Python's mmap, which would keep one more descriptor for each mapping.
         address = map_(0, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, self.fd, offset)
         self._views.append((address, length))
         return (ctypes.c_ubyte * length).from_address(address)
 
     def close(self) -> None:
-        """No buffer of it is used any more. Give the ring back."""
+        """Close the ring. None of its buffers may be in use any more."""
         while self._views:
             address, length = self._views.pop()
             _libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(length))
@@ -344,8 +345,8 @@ def pieces(address: int, length: int) -> list[tuple[int, int]]:
 
 
 class OwnRings:
-    """Rings of our own, for memory that is mapped here. For one thread at a time, except for what
-    it gives out.
+    """Rings of our own, for memory that is mapped here. For one thread at a time; what `pin`
+    returned may be read and written in any thread.
     """
 
     def __init__(self) -> None:
@@ -397,7 +398,7 @@ class OwnRings:
         self._free += places
 
     def close(self) -> None:
-        """Nothing must be pinned by it any more."""
+        """Close the rings. Nothing may be pinned in them any more."""
         for ring in self._rings:
             ring.close()
         if self._pipe is not None:

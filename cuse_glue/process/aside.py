@@ -4,9 +4,8 @@ bringing in slow pages, and looking through gigabytes.
 Only process_vm_readv waits for a page that somebody brings (userfaultfd), so these threads reach
 the client by its thread's number. That is safe as long as the client waits for our answer. If the
 client does not want to wait any longer (a signal), the thread is told to make no further call
-(`stop`). The answer is given when the thread makes none: it is done, or it sleeps inside one. A
-call that sleeps is safe, because the kernel looks up whom it reaches before anything that can
-sleep.
+(`stop`). The answer is given once the thread is done, or sleeps inside a call. A call that sleeps
+is safe, because the kernel looks up the process before it does anything that can sleep.
 
 Ref: v7.3 mm/process_vm_access.c process_vm_rw_core
 """
@@ -22,7 +21,7 @@ from . import raw_memory
 from .vma import AddressSpaceGone, Maps, Vma, flagged
 
 _SLICE: Final = 1 << 20  # bytes that are looked at in one go
-_FEW: Final = 4 << 20  # bytes for which it is not asked how their mapping treats faults
+_FEW: Final = 4 << 20  # bytes: for so few we do not ask how their mapping treats faults
 _HIGHEST: Final = (1 << 63) - 1
 # process_vm_readv
 _READV: Final = b"%d " % {"x86_64": 310, "aarch64": 270}.get(os.uname().machine, -1)
@@ -34,7 +33,7 @@ class Aside:
     """
 
     def __init__(self, number: Callable[[], int]) -> None:
-        """`number`: that of the client's thread; 0: the client does not wait any more."""
+        """`number`: returns that of the client's thread; 0: the client does not wait any more."""
         self._number = number
         self._lock = threading.Lock()
         self._stopped = False
@@ -52,15 +51,15 @@ class Aside:
         self._over = True
 
     def stop(self) -> bool:
-        """Begin no call from now on. One that was just about to begin may still come: `sleeps`
-        tells. Returns whether the work had begun.
+        """Let the thread begin no call from now on. One that was just about to begin may still
+        come: `sleeps` tells. Returns whether the work had begun.
         """
         with self._lock:
             self._stopped = True
             return bool(self._thread)
 
     def sleeps(self) -> bool:
-        """Whether the thread can reach nobody any more but the process that it has already
+        """Whether the thread can reach no other process any more than the one that it has already
         reached.
         """
         if self._over or not self._thread:
@@ -93,8 +92,8 @@ class Touch(Aside):
 
 
 class ZeroSearch(Aside):
-    """Looks through memory of one address space for anything but zeros. Pages that were never
-    touched are not made for it.
+    """Looks through memory of one address space for anything but zeros. It makes no pages where
+    nobody has touched any.
 
     For a worker thread.
     """
@@ -169,7 +168,7 @@ class ZeroSearch(Aside):
         while position < end:
             wanted = min(_SLICE, end - position)
             got = self._read(position, self._zeros.buffer[:wanted])
-            # without PROT_READ, perhaps
+            # perhaps the mapping lacks PROT_READ
             if got < wanted and self._mem is not None and not self._stopped:
                 got += raw_memory.read_file(self._mem, position + got, self._zeros.buffer[got:wanted])
             zeros = self._zeros.count(got)

@@ -1,5 +1,5 @@
-"""The memory of one address space, and of no other: for every access that is made when it is not
-certain that the client's thread is in its call.
+"""The memory of one address space, and of no other. For every access that is made when the client's
+thread may have left its call.
 
 A thread's number names whatever program runs under it *now*. Until its request is answered, that is
 the program that asked. Afterwards the thread may execute a set-user-ID program, or end and leave
@@ -11,8 +11,8 @@ written.
 protection in between gets its own private page written, which harms nobody else. A shared mapping
 that is not writable is refused by the kernel even then.
 
-There is one thing it cannot do: it does not wait for a page that somebody brings (userfaultfd), but
-treats it as missing. aside.py waits for such pages.
+One thing it cannot do: it does not wait for a page that somebody brings (userfaultfd), but treats
+the page as missing. aside.py waits for such pages.
 
 Ref: v7.3 fs/proc/base.c mem_rw, mm/gup.c check_vma_flags
 """

@@ -1,5 +1,5 @@
 """The memory of a client that is made to do something. It is bound to the client's address space,
-or, if nobody could gain by it, reached by number.
+or reached by the thread's number where nobody could gain by that.
 
 If a program is not dumpable (its user may not read its file, or it has asked for it), the files of
 /proc that bind (bound.py) belong to root, while process_vm_* looks at user IDs alone. A daemon that
@@ -58,8 +58,8 @@ def open_memory(tid: int, uid: int) -> ClientMemory:
 
 
 def by_number(tid: int, uid: int) -> ClientMemory:
-    """The memory of thread `tid`, whose files cannot be opened. PermissionError: somebody could
-    gain by that.
+    """The memory of thread `tid`, whose files of /proc cannot be opened. PermissionError: somebody
+    could gain by the use of its number.
     """
     if uid != os.geteuid() or not _is_ordinary():
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

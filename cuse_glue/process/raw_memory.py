@@ -11,7 +11,7 @@ the bytes go, and our private buffer the remote one. If that buffer has huge pag
 fast as memcpy, with small pages half as fast.
 
 To look up a page of 4 KiB costs more than to copy it, and a client's private memory cannot be
-reached without that. So large copies are made by several threads, if there are processors for them.
+reached without a lookup. So several threads make a large copy, if there are processors for them.
 """
 
 import errno
@@ -45,7 +45,7 @@ _ffi.cdef(
 )
 _libc: Any = _ffi.dlopen(None)
 
-_MAP_NORESERVE: Final = 0x4000  # of huge pages: those are the client's to reserve
+_MAP_NORESERVE: Final = 0x4000  # no huge pages are reserved: that is for the client to do
 _HUGE_PAGE: Final = 2 << 20  # bytes; where it is another size, aligning to this does no harm
 _PAGEMAP_SCAN: Final = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), Linux 6.7
 _FILE: Final = 1 << 2  # PAGE_IS_*
@@ -56,8 +56,8 @@ _GUARD: Final = 1 << 8  # Linux 6.16
 _PRESENT_ENTRY: Final = 1 << 63  # of an entry of /proc/PID/pagemap
 _FILE_ENTRY: Final = 1 << 61
 _GUARD_ENTRY: Final = 1 << 58  # Linux 6.15
-_ENTRY: Final = 8  # bytes of it for a page
-_REGIONS: Final = 512  # that one look tells of
+_ENTRY: Final = 8  # bytes of /proc/PID/pagemap for one page
+_REGIONS: Final = 512  # that one scan tells of at most
 _SYS_MEMFD_SECRET: Final = 447
 _SYS_KCMP: Final = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine)
 _KCMP_VM: Final = 1
@@ -128,9 +128,9 @@ class _ByNumber:
     """Counts the threads of ours that are just now reaching into processes by number.
 
     Such a call reaches the right process as long as the thread with that number waits for an answer
-    of ours. Whoever ends that for all of them (`Session`) first takes their numbers away, and then
-    waits here for the calls that had got one. That takes a moment only: what is slow after it is
-    the memory of the right process, which the kernel has looked up by then.
+    of ours. A `Session` that ends the waiting of all clients first takes their numbers away, and
+    then waits here for the calls that had got one. A MOMENT is enough: by then the kernel has
+    looked up the right process, and only that one's memory can still make a call slow.
     """
 
     MOMENT: Final = 0.1  # seconds
@@ -168,8 +168,8 @@ def read_process(tid: Callable[[], int], address: int, buffer: Buffer) -> int:
 
 
 def write_process(tid: Callable[[], int], address: int, data: Buffer) -> int:
-    """Write `data` to `address` there. Returns how many bytes were moved before one could not
-    be.
+    """Write `data` to `address`, as `read_process` reads. Returns how many bytes were moved before
+    one could not be.
     """
     with by_number, _ffi.from_buffer(data) as holder:
         return _move(_libc.process_vm_writev, tid(), _address(holder), address, len(data))
@@ -184,8 +184,8 @@ def read_file(mem: int, address: int, buffer: Buffer) -> int:
 
 
 def write_file(mem: int, address: int, data: Buffer) -> int:
-    """Write `data` to `address` there, whatever the protection of private memory. Returns how many
-    bytes were moved before one could not be.
+    """Write `data` to `address`, as `read_file` reads, whatever the protection of private memory.
+    Returns how many bytes were moved before one could not be.
     """
     with _ffi.from_buffer(data) as holder:
         return _move(_pwrite, mem, _address(holder), address, len(data))
@@ -242,7 +242,7 @@ def huge_buffer(length: int) -> memoryview:
     try:
         area.madvise(mmap.MADV_HUGEPAGE)
     except OSError:
-        pass  # a kernel without
+        pass  # a kernel without huge pages
     start = -_address(_ffi.from_buffer(area)) % _HUGE_PAGE
     return memoryview(area)[start : start + length]
 
@@ -328,7 +328,7 @@ def first_guard(pagemap: int, start: int, end: int) -> int | None:
         if found != -errno.EINVAL:
             return None
         _guards_are_told = False
-    while start < end:  # they pass for swapped out there
+    while start < end:  # this kernel calls guards swapped out
         found = _one(pagemap, start, end, all_of=_SWAPPED)
         if found <= 0:
             return None

@@ -6,10 +6,10 @@ opened on: after an exec it says that this one is gone, and never describes the 
 text is also gone when that one thread has ended; then another thread that lives there is asked.
 
 A program may be able to do more with a mapping than the mapping says. No processor that we run on
-has pages that can be written and not read, so memory with PROT_WRITE alone can be read. And x86 has
-pages that can only be executed only if it has protection keys. Loads, and pins of pages that are
-there, follow the processor. Pins of pages that are not there yet, and process_vm_readv, follow the
-mapping and want PROT_READ.
+has pages that can be written and not read, so memory with PROT_WRITE alone can be read. Memory with
+PROT_EXEC alone can be read as well on an x86 without protection keys. Loads, and pins of pages that
+are there, follow the processor. Pins of pages that are not there yet, and process_vm_readv, follow
+the mapping and want PROT_READ.
 
 Ref: v7.3 include/uapi/linux/fs.h struct procmap_query; mm/gup.c check_vma_flags, gup_fast;
 arch/x86/mm/pgprot.c, arch/arm64/mm/mmap.c
@@ -43,7 +43,7 @@ _HEAD: Final = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ")
 def _can_only_be_run() -> bool:
     """Whether memory with PROT_EXEC alone cannot be read."""
     if os.uname().machine != "x86_64":
-        return True  # arm64 has it or not, and no list tells
+        return True  # some arm64 processors have it, and nothing tells which
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             return any(line.startswith("flags") and " ospke" in line for line in file)
@@ -51,7 +51,7 @@ def _can_only_be_run() -> bool:
         return False
 
 
-# Which of the mappings that do not say so their program can read.
+# A mapping with one of these flags can be read by its program, even without _READABLE.
 _READ_ALL_THE_SAME: Final = _WRITABLE | (0 if _can_only_be_run() else _EXECUTABLE)
 
 
@@ -143,7 +143,7 @@ class Maps:
         return found
 
     def _parse(self, start: int, end: int) -> list[Vma]:
-        with self._lock:  # one file position
+        with self._lock:  # all threads share one file position
             text = self._read()
             if not text:
                 try:

@@ -7,24 +7,24 @@ was opened on: `mem` (its bytes), `maps` (what is mapped) and `pagemap` (which p
 When nobody lives in it any more they say so; they never show another one. It also keeps the
 directory of its process open, which keeps naming the same process when the pid is given to another.
 
-All threads of a process share one Mm. On every lookup it is asked whether the thread is still in
-the address space that we know. Its auxiliary vector is random for each exec (AT_RANDOM, the place
-of the vdso). The open directory /proc/TID keeps naming the same thread, so that a later thread with
+All threads of a process share one Mm. Every lookup checks that the thread is still in the address
+space that we know: by its auxiliary vector, which is random for each exec (AT_RANDOM, the place of
+the vdso). The open directory /proc/TID keeps naming the same thread, so that a later thread with
 the same number is not mistaken for it. A child that shares its parent's memory (vfork, CLONE_VM) is
 taken for the parent.
 
 The bytes are reached through `mem`. It is exact: it cannot hit another address space. Like a
-device, it ignores the page protection of now (what was right when the memory was pinned stays
+device, it ignores the present page protection (what was right when the memory was pinned stays
 right). But it goes page by page through a buffer, at a quarter of memcpy's speed. process_vm_* is
 twice as fast, but names a thread, and a thread can execute another program. It cannot do that as
-long as it waits for an answer of ours. So large pieces go that way while a thread that is known to
-live here waits, and only then.
+long as it waits for an answer of ours. So large pieces go by process_vm_* while a thread that is
+known to live here waits, and only then.
 
 A program that its user may run but not look into (not dumpable: by prctl, or because he may not
 read its file) has neither `mem` nor `pagemap` nor `auxv` for that user. If the program belongs to
-our own user, it is known by what else was random in its exec (where its stack and its strings lie),
-and reached by its number, right after a look at that. The only other program that this could hit
-belongs to the same user, to whom our daemon belongs as well.
+our own user, we know it by what else was random in its exec (where its stack and its strings lie).
+We reach it by its number, right after we have checked that. The only other program that we could
+hit belongs to the same user, to whom our daemon belongs as well.
 """
 
 import errno
@@ -43,7 +43,7 @@ from .caller import Caller
 
 LARGE: Final = 256 * 1024  # bytes from which process_vm_* is worth its checks
 SEARCHED: Final = 256  # descriptors among which a mapped file is looked for
-FEW_PAGES: Final = 16  # up to which the entries are read at once
+FEW_PAGES: Final = 16  # of up to so many, the entries are read without a scan before
 
 # A thread that has ended, or (PermissionError) runs a program that we may not look into.
 _GONE: Final = (FileNotFoundError, ProcessLookupError)
@@ -58,7 +58,7 @@ class Account(Protocol):
 
     @property
     def locked_shown(self) -> int:
-        """Pages that were locked in it to be shown, and that it has not locked itself."""
+        """Pages that we locked in it, so that VmLck shows them; it has not locked them itself."""
 
     def close(self) -> None: ...
 
@@ -92,8 +92,8 @@ class Mm:
         """The address space of the thread whose /proc directory is open as `thread`. OSError: it is
         gone, or we may not look into it.
 
-        `auxv`: empty if we may not read it. Then we may not read the rest either, and `layout` has
-        to do.
+        `auxv`: empty if we may not read it. Then we may not open `mem` and `pagemap` either, and
+        know the address space by `layout`.
         """
         fds: list[int] = []
         try:
@@ -115,7 +115,7 @@ class Mm:
         self.auxv = auxv
         self._layout = layout
         self.caller: Caller | None = None  # who called last from here
-        self.at_close: list[Callable[[], object]] = []  # for those who keep something by it
+        self.at_close: list[Callable[[], object]] = []  # called when it is closed
         self.account: Account | None = None  # of true pins; closed with it
         self._tid = tid
         self._limit: int | None = None
@@ -251,7 +251,7 @@ class Mm:
             raise OSError(errno.ESRCH, self.why_gone())
         fd = os.open(f"task/{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
         try:
-            if not self._is_here(tid):  # it has executed another program, before the open perhaps
+            if not self._is_here(tid):  # it has executed another program, perhaps before the open
                 raise OSError(errno.ESRCH, self.why_gone())
             yield fd
         finally:
@@ -266,8 +266,8 @@ class Mm:
         """An O_PATH descriptor of the file that is mapped from `start` to `end` (exactly one
         mapping); close it.
 
-        The file system is not asked anything yet. The answer is only as good as the thread's
-        number: compare the file with what `maps` says. OSError(EPERM): we lack CAP_SYS_ADMIN.
+        The file system is not asked anything yet. The thread's number may have become another
+        thread's: compare the file with what `maps` says. OSError(EPERM): we lack CAP_SYS_ADMIN.
         """
         tid = self._thread()
         if tid is None:
@@ -286,8 +286,8 @@ class Mm:
         """An O_PATH descriptor for each of the first SEARCHED descriptors of the process. Each is
         closed when the next is asked for.
 
-        As with `map_file`, the answer is only as good as the thread's number, and no file system is
-        asked anything.
+        As with `map_file`, the thread's number may have become another thread's, and no file system
+        is asked anything.
         """
         tid = self._thread()
         try:
@@ -310,7 +310,7 @@ class Mm:
         """
         try:
             soft = self._soft_limit()
-            os.stat("stat", dir_fd=self._directory)  # else the number may be another's by now
+            os.stat("stat", dir_fd=self._directory)  # fails if the number may be another's by now
         except OSError:
             return self._limit
         self._limit = None if soft == resource.RLIM_INFINITY else soft
@@ -341,7 +341,7 @@ class Mm:
         if tid is None:
             raise ProcessLookupError(errno.ESRCH, self.why_gone())
         fd = os.open(f"task/{tid}/maps", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
-        if not self._is_here(tid):  # it has executed another program, before the open perhaps
+        if not self._is_here(tid):  # it has executed another program, perhaps before the open
             os.close(fd)
             raise ProcessLookupError(errno.ESRCH, self.why_gone())
         return fd

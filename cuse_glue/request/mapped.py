@@ -21,7 +21,7 @@ Show = Callable[[int, bytes], None]
 
 
 class Toucher(Caller):
-    """Who reads, or has touched a page of a mapping, and waits for it."""
+    """A thread that reads, or has touched a page of a mapping, and waits for it."""
 
     __slots__ = ("_answers", "take_back")
 
@@ -30,19 +30,19 @@ class Toucher(Caller):
     ) -> None:
         """`answer` tells the kernel that there is no such page.
 
-        `take_back(offset, length)` (bytes) takes pages that were given out of the kernel's cache,
-        after what was written to them has come to `Mapped.page_out`. It waits for that: for any
-        thread but the session's.
+        `take_back(offset, length)` (bytes) removes pages from the kernel's cache. First it waits
+        until what was written to them has come to `Mapped.page_out`. So call it in any thread but
+        the session's.
         """
         super().__init__(tid, uid, gid)
         self._answers = [answer]
         self.take_back = take_back
 
     def refuse(self) -> None:
-        """There is no such page: EIO, at once. Any thread; once, however often it is called.
+        """Answer EIO at once: there is no such page. Any thread; only the first call has an effect.
 
-        A program's thread gets SIGBUS of it, unless it is kept from that (`mmio/tracer.py`); its
-        number may be another's from now on.
+        EIO gives a program's thread SIGBUS, unless `mmio/tracer.py` prevents it. From now on the
+        number of the thread may be another's.
         """
         try:
             answer = self._answers.pop()
@@ -63,16 +63,16 @@ class Mapped(Protocol):
     """What can be mapped. Offsets and sizes in bytes, whole pages."""
 
     def begin(self, show: Show) -> None:
-        """From now on `show` is to be called, with offset and content, of each range before clients
-        can map it.
+        """From now on call `show`, with the offset and content of each range, before clients can
+        map that range.
         """
 
     def page_in(self, file: OpenFile, toucher: Toucher, offset: int, size: int) -> bytes:
-        """What an open file has there, all of it. OSError: nothing; `toucher` gets SIGBUS. If it
-        has been refused, what is returned is not looked at.
+        """All `size` bytes that an open file has at `offset`. OSError: it has none; `toucher` gets
+        SIGBUS. If `toucher` has been refused, the bytes are not looked at.
         """
 
     def page_out(self, offset: int, data: bytes) -> None:
-        """Somebody wrote there. By which open file cannot be told. What is no range any more is
-        dropped.
+        """Somebody wrote `data` at `offset`; by which open file cannot be told. Data outside of the
+        present ranges is dropped.
         """

@@ -12,8 +12,8 @@ _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock: type whence start leng
 
 
 class Mark(NamedTuple):
-    """Where the lock is (at least 1). `kind`: F_RDLCK or F_WRLCK, whichever the file's access mode
-    allows.
+    """`place`: which byte is locked (at least 1). `kind`: F_RDLCK or F_WRLCK, whichever the file's
+    access mode allows.
     """
 
     place: int

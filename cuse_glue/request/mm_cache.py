@@ -16,7 +16,7 @@ from .address_space import Mm, layout_at, read_at
 from .caller import Caller, forget_ended_threads
 
 CACHED: Final = 256  # threads whose address space is kept although nobody needs it
-SWEEP: Final = 1.0  # seconds between looks whether whom we know is still there
+SWEEP: Final = 1.0  # seconds between looks whether the threads that we know are still there
 
 
 class _Thread:
@@ -36,7 +36,7 @@ class _Thread:
             return False
 
     def has_ended(self) -> bool:
-        """Whether the thread has ended, or its address space."""
+        """Whether the thread has ended, or its address space is gone."""
         try:
             os.stat("stat", dir_fd=self.directory)
             return not self.mm.alive()
@@ -55,7 +55,7 @@ class MmCache:
 
     def __init__(self) -> None:
         self._threads: OrderedDict[int, _Thread] = OrderedDict()
-        self._mms: dict[int, Mm] = {}  # all that somebody refers to, by process; the newest of each
+        self._mms: dict[int, Mm] = {}  # by process, its newest one that somebody refers to
         self._sweeping = False
         spare(self.close)
 
@@ -120,7 +120,7 @@ class MmCache:
         try:
             trio.lowlevel.spawn_system_task(self._sweep_now_and_then)
         except RuntimeError:
-            return  # no loop: a test's
+            return  # no loop runs, as in some tests
         self._sweeping = True
 
     async def _sweep_now_and_then(self) -> None:
@@ -138,8 +138,8 @@ class MmCache:
 
 
 def _owner(pid: int) -> int:
-    """The process from which a vfork()ed child has its address space, and which is still there when
-    the child has gone; else `pid` itself.
+    """If `pid` is a vfork()ed child: the process that it has its address space from, which is still
+    there when the child has gone. Else `pid` itself.
     """
     while True:
         try:

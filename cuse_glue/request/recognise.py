@@ -1,9 +1,9 @@
 """Whether a descriptor is an open file that this process serves, and which. It may be anything
 else: a device that must not be opened, a FIFO.
 
-The descriptor is polled, which does nothing to any file. If it is ours, the session gets a poll
-from the thread that polled. If it is another worker's of the same daemon (cuse_glue/broker), the
-broker gets it, and answers with an event that nobody else's file has.
+The descriptor is polled, which does nothing to any file. If the file is ours, the session gets a
+poll from the thread that polled. If another worker of the same daemon serves the file
+(cuse_glue/broker), the broker gets the poll, and answers it with an event that no other file has.
 """
 
 import os
@@ -15,9 +15,9 @@ from .open_file import OpenFile
 
 
 class Elsewhere(Exception):
-    """It is an open file of another worker's. `asked`: the thread by which that was found out.
+    """Another worker serves the open file. `asked`: the thread of ours that polled it.
 
-    `kept`: a descriptor of it, if it is to stay open until this is closed.
+    `kept`: a descriptor of the file, if the file is to stay open until this is closed; else -1.
     """
 
     def __init__(self, asked: int) -> None:
@@ -30,30 +30,31 @@ class Elsewhere(Exception):
         if kept >= 0:
             os.close(kept)
 
-    __del__ = close  # where nobody waits for it any more
+    __del__ = close  # if nobody has called it
 
 
 class Broker(Protocol):
-    """Who knows of all workers. Any thread."""
+    """Knows all workers. Any thread."""
 
     def ask(self, tid: int) -> None:
         """The next poll by thread `tid` asks whose an open file is."""
 
     def unask(self, tid: int) -> None:
-        """It asks no longer."""
+        """The next poll by thread `tid` asks nothing any more."""
 
 
-_asking: Final[dict[int, OpenFile | None]] = {}  # threads of ours; what the session has heard of
+_asking: Final[dict[int, OpenFile | None]] = {}  # by thread of ours: the file that it polled
 
 
 def is_ours(fd: int) -> bool:
-    """Whether it is ours. As `which`."""
+    """Whether `fd` is an open file of ours. Threads: as `which`."""
     return which(fd) is not None
 
 
 def which(fd: int, broker: Broker | None = None) -> OpenFile | None:
-    """Which of our open files it is. For any thread but the session's, which must be able to answer
-    meanwhile. `broker`: if there are other workers; then Elsewhere: it seems to be of one of them.
+    """Which of our open files `fd` is; None: none. For any thread but the session's, which must be
+    able to answer meanwhile. `broker`: if there are other workers. Elsewhere: the file seems to be
+    one of theirs.
     """
     thread = threading.get_native_id()
     _asking[thread] = None

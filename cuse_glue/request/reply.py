@@ -12,9 +12,9 @@ from .open_file import OpenFile
 ReplyTaker = Callable[[], Callable[[Any], None] | None]
 
 reply_taker: Final[ContextVar[ReplyTaker]] = ContextVar("reply_taker")
-"""Set in the task of a handler that left. To call it takes over the reply. It returns a function
-that sends the reply, to be called once, with the value (0 for an ioctl). None: the request was
-answered already.
+"""Set in the task of a handler that left. A call of it takes over the reply, and returns a function
+that sends the reply. Call that once, with what the handler would return (for an ioctl, its result).
+None: the request was answered already.
 
 From then on an INTERRUPT does not cancel the handler, and what the handler returns or raises is not
 sent. Both functions may be called in any thread.
@@ -28,7 +28,8 @@ class PassedOn(Exception):
 Passer = Callable[[OpenFile, Caller, int, int, int], None]
 
 passer: Final[ContextVar[Passer]] = ContextVar("passer")
-"""Set in the task of an ioctl that left, where open files can be moved to other processes. It is
-called with the open file, the caller, the command, its argument, and the thread by which it was
-asked where to (recognise.which). Raises PassedOn; if it returns, the request was answered already.
+"""Set in the task of an ioctl that left, where open files can be moved to other processes. Call it
+with the open file that is to move, the caller, the command, its argument, and the thread that found
+out where to (recognise.Elsewhere.asked). Raises PassedOn; if it returns, the request was answered
+already.
 """

@@ -141,8 +141,8 @@ def fstat(number: int, fd: int, size: int) -> bytes:
 
 
 def device_of(fd: int) -> int:
-    """The device that an open file is on (st_dev). Asks no server, and may be asked about any file:
-    who asks about nothing but that is not refused.
+    """The device that an open file is on (st_dev). Asks no server. Works for any file: the kernel
+    does not refuse a statx(2) that asks for nothing else.
 
     Ref: v7.3 fs/fuse/dir.c fuse_getattr
     """

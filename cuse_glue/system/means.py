@@ -1,5 +1,5 @@
 """What to do when our own descriptors run out, where the kernel has no such limit: first give up
-what is only kept to be fast.
+what is only kept for speed.
 
 Whoever keeps such a thing says how to give it back (`spare`). Whoever opens something does it by
 `with_means`.
@@ -16,7 +16,7 @@ R = TypeVar("R")
 SHORT: Final = frozenset((errno.EMFILE, errno.ENFILE))
 NO_DESCRIPTORS: Final = "iommud has no descriptors left (raise its RLIMIT_NOFILE)"
 NO_MEMORY: Final = "iommud has no more memory for this user (--share memory=SIZE)"
-# Python's only sign of it
+# how Python says that there is no memory for a thread
 _NO_THREAD: Final = "can't start new thread"
 
 _givers: Final[list[Callable[[], Callable[[], None] | None]]] = []
@@ -41,13 +41,13 @@ def with_means(look: Callable[[], R]) -> R:
         return look()
     except OSError as error:
         if error.errno not in SHORT or threading.current_thread() is not threading.main_thread():
-            raise  # what is kept is the loop's, whose thread is the first one
+            raise  # what is kept belongs to the loop, which runs in the main thread
     give_back()
     return look()
 
 
 def lacked(error: BaseException) -> str | None:
-    """The sentence that says what we have too little of, if that is what this error tells."""
+    """If this error says that we have too little of something: the sentence for that. Else None."""
     if isinstance(error, OSError) and error.errno in SHORT:
         return NO_DESCRIPTORS
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and str(error) == _NO_THREAD):
@@ -56,7 +56,7 @@ def lacked(error: BaseException) -> str | None:
 
 
 def give_back() -> None:
-    """Close everything that is only kept to be fast."""
+    """Close everything that is only kept for speed."""
     for giver in list(_givers):
         found = giver()
         if found is None:

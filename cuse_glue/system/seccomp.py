@@ -10,17 +10,16 @@ any other call costs next to nothing.
 The filter here picks calls that a FUSE server is never asked about, though a device file may refuse
 them:
 
-- mmap(2) of a file. Of the shared mappings, each. Of the private ones, those that no loader of
-  programs makes: writable ones at a place that the kernel chooses, or ones from 4 GiB or more into
-  the file.
+- mmap(2) of a file: each shared mapping, and those private ones that no loader of programs makes
+  (writable ones at a place that the kernel chooses, or ones from 4 GiB or more into the file).
 - read(2), write(2), pread64, pwrite64 of no bytes, and readv, writev of an empty list.
 - ioctl(2) of the commands that it is told to pick, which are those that give a descriptor; by
   32-bit programs as well.
 
-- If it is asked to: what tells about an open file, which is fstat(2), and fstatat(2) and statx(2)
-  with AT_EMPTY_PATH.
+- If it is told to, also the calls that tell about an open file: fstat(2), and fstatat(2) and
+  statx(2) with AT_EMPTY_PATH.
 
-Any other call of another architecture (a 32-bit program, x32) goes on without being asked about.
+The filter lets every other call of another architecture (a 32-bit program, x32) go on.
 
 Ref: v7.3 include/uapi/linux/seccomp.h, Documentation/userspace-api/seccomp_filter.rst
 """
@@ -54,7 +53,7 @@ AT_EMPTY_PATH: Final = 0x1000
 _SET_MODE_FILTER: Final = 1
 _SPEC_ALLOW: Final = 1 << 2  # do not slow the program down for fear of what it might guess
 _NEW_LISTENER: Final = 1 << 3
-# Linux 5.19: once its call is being looked at, only a fatal signal interrupts it
+# Linux 5.19: once the listener has received a call, only a fatal signal interrupts the call
 _WAIT_KILLABLE_RECV: Final = 1 << 5
 _ALLOW: Final = 0x7FFF0000
 _NOTIFY: Final = 0x7FC00000
@@ -103,7 +102,8 @@ class CallNumbers:
 
     @property
     def stats(self) -> tuple[int, int, int]:
-        """Of what tells about an open file. None of the `calls` has one of them."""
+        """Numbers of the calls that tell about an open file. None of the `calls` has one of them.
+        """
         return self.fstat, self.fstatat, self.statx
 
 
@@ -160,7 +160,8 @@ class Installed(NamedTuple):
 def install(commands: Collection[int] = (), *, stats: bool = False) -> Installed:
     """Put the filter on the calling thread, for good. `commands`: ioctls to pick, if that can be
     done without harm. Before Linux 5.19 it cannot: any signal interrupts a call that is being
-    carried out, and the call would be made again. `stats`: pick what tells about an open file.
+    carried out, and the call would be made again. `stats`: pick the calls that tell about an open
+    file.
 
     Needs CAP_SYS_ADMIN in the thread's user namespace (or no_new_privs, which is not set here).
     Unusable: no filter with a listener can be had here.
@@ -212,9 +213,7 @@ def receive(listener: int) -> Notification | None:
 
 
 def is_waiting(listener: int, notification: Notification) -> bool:
-    """Whether the caller still waits. If so, what was read by its `tid` before belongs to the
-    caller.
-    """
+    """Whether the caller still waits. If so, what we have read by its `tid` was the caller's."""
     try:
         fcntl.ioctl(listener, _ID_VALID, _ID.pack(notification.id))
     except OSError:
@@ -269,7 +268,7 @@ _ARCHITECTURE: Final = 4
 
 
 def _argument(index: int, *, upper: bool = False) -> int:
-    return 16 + index * 8 + (4 if upper else 0)  # little-endian, as all of ours
+    return 16 + index * 8 + (4 if upper else 0)  # little-endian, as all machines described here
 
 
 def picking(machine: CallNumbers, commands: Collection[int] = (), *, stats: bool = False) -> bytes:

@@ -9,7 +9,7 @@ _MOST: Final = 1 << 14  # bytes; it has some 1500
 
 
 class Status:
-    """What it was when it was read."""
+    """The file as it was when it was read."""
 
     __slots__ = ("_text",)
 
@@ -41,6 +41,6 @@ class Status:
 
 
 def read(who: int | str) -> Status:
-    """Of a process or thread by its number, or of `"self"`. OSError: it is gone."""
+    """The status of a process or thread, by its number or `"self"`. OSError: it is gone."""
     with open(f"/proc/{who}/status", "rb", buffering=0) as file:
         return Status(file.read(_MOST))

@@ -2,12 +2,12 @@
 
 A thread that is told to stop does so when it leaves the kernel. Mostly that is at once. But a
 thread that waits in vfork or for a disk does not leave, and one that waits for an answer of ours
-leaves when it has that. So several threads are told, one after the other, until one has stopped;
-meanwhile whoever makes a request offers itself. The others are let go again.
+leaves only with the answer. So several threads are told, one after the other, until one has
+stopped; meanwhile each request offers the thread that made it. The other threads are let go again.
 
-A thread that has not stopped cannot be let go by ptrace, except by the end of the thread that
-traces it. So the thread of ours that traces ends afterwards. It waits in short turns, so that the
-end of the device can end its waiting as well.
+ptrace lets go of a thread that has not stopped only when the thread that traces it ends. So the
+thread of ours that traces ends afterwards. It waits in short turns, so that the end of the device
+can end its waiting as well.
 """
 
 import os
@@ -30,11 +30,11 @@ _PURPOSE: Final = "be made to pin memory"
 
 TURNS: Final = 30  # looks without a pause; most threads stop within them
 SHORTEST: Final = 50e-6  # seconds between looks after that
-# for a thread that has not stopped for long; what it is held up by afterwards at most
+# seconds, at last, between looks; a thread that stops late is held up by so much at most
 LONGEST: Final = 0.02
 NEXT: Final = 0.005  # seconds after which another thread is told to stop as well
 AGAIN: Final = 0.1  # seconds between looks who lives there
-RARELY: Final = 20  # times as long as a look takes, if that is more
+RARELY: Final = 20  # or so many times as long as a look took, if that is more
 MOST: Final = 8  # threads that are told to stop at the same time
 
 
@@ -55,8 +55,8 @@ class Catch:
     def __init__(
         self, mm: Mm, machine: ptrace.Machine, filters: int | None, offer: Offer | None, stuck: Callable[[], None]
     ) -> None:
-        """`offer`: only this one is tried. `filters`: as in `seize`. `stuck` is called once if no
-        thread can be stopped now.
+        """`offer`: only offered threads are tried, this one first; None: any thread. `filters`: as
+        in `seize`. `stuck` is called once if no thread can be stopped now.
         """
         self._mm = mm
         self._machine = machine
@@ -69,15 +69,16 @@ class Catch:
         self._wake = threading.Event()
         self._given_up = False
         self._seized: dict[int, ptrace.Tracee] = {}
-        # who was told before it had its answer, and has not been in its own code since
+        # threads that were told to stop before they had their answer: none has run its own code
+        # since
         self._caught: set[int] = set()
         self._refused: set[int] = set()
-        self._strangers: list[ptrace.Tracee] = []  # who has the number of somebody that has ended
+        self._strangers: list[ptrace.Tracee] = []  # seized threads that do not live here
         self._why: Exception = ThreadGone()
 
     def offer(self, offer: Offer) -> bool:
-        """Offer a thread. False: nobody is looked for any more. Else the thread is answered when it
-        has been told to stop, or never, if another one was faster.
+        """Offer a thread. False: no thread is wanted any more. Else the thread gets its answer when
+        it has been told to stop, or never, if another thread was faster.
         """
         with self._lock:
             if self._open:
@@ -86,7 +87,7 @@ class Catch:
             return self._open
 
     def waits_for(self, tid: int) -> bool:
-        """Whether this thread is waited for: then it is caught before it sees its answer."""
+        """Whether we wait for this thread to stop: then it is caught before it sees its answer."""
         return self._open and tid in self._seized
 
     def give_up(self) -> None:
@@ -104,7 +105,7 @@ class Catch:
                     self._make_ready(tracee)
                     tracee.detach()
             except (ThreadGone, ControlError, OSError):
-                pass  # it goes when our thread ends
+                pass  # it is let go when our thread ends
         self._seized.clear()
 
     def hand(self) -> Hand:
@@ -133,7 +134,7 @@ class Catch:
                 self._wake.clear()
 
     def _close(self) -> None:
-        """Take no more offers. Those that came too late are as if they had not been made."""
+        """Take no more offers. Those that came too late are forgotten."""
         with self._lock:
             self._open = False
             self._offers.clear()
@@ -207,7 +208,7 @@ class Catch:
             return Hand(tracee)
         for tracee in self._strangers:
             try:
-                tracee.has_stopped()  # its signals go on
+                tracee.has_stopped()  # passes its signals on
             except ThreadGone:
                 pass
         return None

@@ -84,10 +84,11 @@ class Hand:
 
     @contextmanager
     def helper(self) -> Iterator["Helper"]:
-        """A helper process, of which nothing is left afterwards. ControlError, ThreadGone."""
+        """A helper process, of which nothing is left afterwards. Raises ControlError, ThreadGone.
+        """
         if _has_unshared(self._tracee.tid):
-            # What it makes would be the first process of the new namespace, and end that with
-            # itself.
+            # The helper would be the first process of the new namespace, which would end with the
+            # helper.
             raise ControlError("it has unshared its PID namespace, and its next process must be its own")
         try:
             twin = Twin(self._tracee)
@@ -119,7 +120,7 @@ class Helper:
         os.close(pidfd)
 
     def call(self, what: str, number: int, *arguments: int) -> int:
-        """Make one system call. ControlError: it failed; `what` it should do, for people."""
+        """Make one system call. `what` it should do, for people. ControlError: it failed."""
         result = self._tracee.call(number, *arguments)
         if -4096 < result < 0:
             raise ControlError(f"it cannot {what}: {os.strerror(-result)}")

@@ -14,14 +14,14 @@ opened (ways.py).
 
 The reply has to go out before the thread can open anything. So what the ioctl returns is decided
 when the thread is let go: 0, or -errno in the register of the result. ptrace is bound to a thread,
-so all of this is one plain function in a worker thread. There is one for each client thread that is
-being served, and not one for all: a client can make its own last (by userfaultfd, or a strange
-/proc), and must delay nobody else by it. The handler may be cancelled at any time; the worker goes
-on to its end without it.
+so all of this is one plain function in a worker thread. Each client thread that is being served has
+a worker thread of its own: a client can make its worker slow (by userfaultfd, or a strange /proc),
+and must delay nobody else by that. The handler may be cancelled at any time; the worker goes on to
+its end without the handler.
 
 From the reply on, the thread's number may name another program. So the thread's memory is opened
-before the reply. And whatever is asked by its number later is thrown away, unless the thread is
-still under our control afterwards.
+before the reply. And what is found out by its number later is used only if the thread is still
+under our control afterwards.
 
 If `iommud run` watches a program's system calls, ioctls that give descriptors do not come this way,
 but through the watcher (order.py).
@@ -46,7 +46,7 @@ from .job import Job, Means
 
 log: Final = logging.getLogger("cuse_glue.tracing.inject")
 
-# seconds in which clients that are being served when the device goes are let go of with care
+# seconds that we wait, when the device goes, for a client that is being served
 CLOSING: Final = 2.0
 
 

@@ -48,8 +48,8 @@ class Job:
         self.outcome: Any  # worker, before `ended`
         self.ended = threading.Event()
         self.settled = trio.Event()
-        # worker sets it around an open, to the thread that makes it; `claim` clears it: one OPEN is
-        # ours, no other
+        # the thread that makes an open: the worker sets it before; `claim` clears it, because only
+        # one OPEN is ours
         self.opening = 0
         self.opened = False  # claim
         self.closing = False  # Injector.close: the loop does nothing for us any more
@@ -72,8 +72,8 @@ class Job:
             self.gift.file.release()
 
     def _undo(self) -> None:
-        """Have the worker undo it, and wait for that: when the client learns of the failure,
-        nothing is left that it could find.
+        """Have the loop take back the file, and wait for that: when the client learns of the
+        failure, nothing is left that it could find.
         """
         done = threading.Event()
 
@@ -92,8 +92,8 @@ class Job:
         """Wait for the end. A client that is being killed cannot die without its reply, so see to
         it that it gets one.
 
-        To seize a thread can last while another thread of its process is in an exec. That exec
-        waits, after the kill, for this thread to die.
+        Seizing a thread can wait for an exec of another thread of its process. That exec, after the
+        kill, waits for the thread to die.
         """
         while self.reply is not None and not self.settled.is_set():
             with trio.move_on_after(LOOK) as look:
@@ -254,7 +254,7 @@ class Job:
 
     @contextmanager
     def _opened_here(self, tracee: ptrace.Tracee, descriptor: int) -> Iterator[int]:
-        """A new open file of the device, of the same device as the client's descriptor."""
+        """Our descriptor of a new open file, of the same device as the client's descriptor."""
         try:
             theirs = ways.fetch(tracee, descriptor)
         except OSError as error:

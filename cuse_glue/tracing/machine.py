@@ -42,7 +42,7 @@ class Machine:
     seccomp: int
     getpid: int
     # Calls that a stop ends with EINTR although they have done nothing: they are made again. None:
-    # such a thread is not taken, only one that waits for an answer of ours.
+    # on this machine, we only take threads that wait for an answer of ours.
     interruptible: frozenset[int] | None
     compat: "Machine | None" = None  # what a 32-bit thread runs on; its set is smaller
 

@@ -1,10 +1,10 @@
-"""Who lives in an address space, and which of these threads is stopped best.
+"""Which threads live in an address space, and which of them can be stopped best.
 
 A process that waits in vfork (posix_spawn, system) cannot be stopped until its child has executed a
 program or ended. But that child lives in the same memory, and can be stopped. So can others that
-share the memory, which may be processes (clone with CLONE_VM) as well as threads. The numbers that
-are found here are good enough to try: when a thread has been stopped, it is asked whether it lives
-there (`lives_in`).
+share the memory, which may be processes (clone with CLONE_VM) as well as threads. A number that is
+found here may soon be another thread's. So whoever has seized a thread by it asks whether that
+thread lives there (`lives_in`).
 """
 
 import errno

@@ -8,11 +8,11 @@ Nothing of its code is touched. It runs to the entry and the exit of the call by
 not by single steps: a step forces a SIGTRAP on the thread, and if the program blocks or ignores
 SIGTRAP, the kernel would throw that setting away.
 
-A thread can also be taken when nothing of ours waits for it: in any other system call, or in the
-midst of its own code. A system call that is interrupted in this way ends with a code that tells the
-kernel to make it again, unless a signal's handler comes first. That is decided when the thread
-leaves the kernel. So before the thread is let go, it is stopped once more at that very place, with
-all its registers as they were, and the kernel does what it would have done. A few calls end with a
+A thread can also be taken when it does not wait for us: in any other system call, or in the midst
+of its own code. A system call that is interrupted in this way ends with a code that tells the
+kernel to make it again, unless a signal's handler comes first. The kernel decides that when the
+thread leaves it. So before we let the thread go, we stop it once more at that very place, with all
+its registers as they were, and the kernel does what it would have done. A few calls end with a
 plain EINTR instead; if they had no effect, we make them again. In its own code there may be no
 instruction near that enters the kernel; then one of the vdso's is used.
 
@@ -25,8 +25,8 @@ that made it. What differs between machines is data (`Machine`): where the regis
 numbers of the calls.
 
 ptrace itself cannot hit another program: when another thread of the process executes one, our
-tracee is gone (ESRCH). Memory by a thread's number could. So a tracee carries the `Memory` of the
-address space in which it was taken.
+tracee is gone (ESRCH). Access to memory by a thread's number could. So a tracee carries the
+`Memory` of the address space in which it was taken.
 """
 
 import errno
@@ -82,7 +82,7 @@ _RESTART: Final = range(-516, -511)
 _PROC_SYSCALL_TRIES: Final = 1000
 _VDSO_SIZE: Final = 8192  # bytes
 
-# `.of`: what waiting told of tracees that were not waited for just then
+# `.of`: by tracee, what waitpid(2) has told while we waited for another one
 _heard: Final = threading.local()
 
 

@@ -23,17 +23,18 @@ def seize(
     people, what it cannot do if this fails.
 
     ControlError: another traces it, it has a seccomp filter of its own, or we may not. ThreadGone:
-    it is gone, or whoever has its number now cannot be seized. `may_be_gone()`: nothing keeps the
-    thread from going, as a request without a reply would. `harmless_filters`: the thread
+    it is gone, or whoever has its number now cannot be seized. `may_be_gone()`: whether the thread
+    may be gone; it cannot be while its request has no reply. `harmless_filters`: the thread
     descends from the process that we come from, and has this many more seccomp filters than we
-    have; these permit the calls that we make it make. None: it can be anybody's thread.
+    have; these permit the calls that we have it make. None: it can be anybody's thread.
     """
     try:
         return ptrace.Tracee(tid, machine, memory, ptrace.SUSPEND_SECCOMP)
     except OSError as error:
-        # EPERM may be about seccomp: we lack CAP_SYS_ADMIN, or are under a filter ourselves. EINVAL
-        # is about it: the kernel does not have it. Once the thread has its reply it can die, and an
-        # exec can give its number to another thread; before, it cannot.
+        # EPERM may be about SUSPEND_SECCOMP: we lack CAP_SYS_ADMIN, or are under a filter
+        # ourselves. EINVAL always is: the kernel does not have it. Once the thread has its reply it
+        # can die, and an exec can give its number to another thread. Before the reply neither can
+        # happen.
         if error.errno == errno.ESRCH or may_be_gone():
             raise ThreadGone from None
     tracer = _status(tid).number("TracerPid")
@@ -58,10 +59,10 @@ def has_filters_of_its_own(tid: int, harmless_filters: int | None) -> bool:
     """Whether the client has seccomp filters that might forbid our calls. `harmless_filters`: as
     for `seize`.
     """
-    # Filters are inherited and never dropped, and our own let us do it. So filters that the client
-    # has from the same ancestor as we do no harm. If the client can be anybody's, these are as many
-    # as the first process has (a container's). Filters that only a service has (systemd's
-    # SystemCallFilter=) say nothing about other processes.
+    # Filters are inherited and never dropped, and our own permit our calls. So filters that the
+    # client and we have from the same ancestor do no harm. If the client can be anybody's, these
+    # are as many as the first process has (a container's). Filters that only a service has
+    # (systemd's SystemCallFilter=) say nothing about other processes.
     theirs, ours, first = (_status(each).number("Seccomp_filters") for each in (tid, threading.get_native_id(), 1))
     return theirs > (min(ours, first) if harmless_filters is None else ours + harmless_filters)
 
@@ -76,7 +77,7 @@ def is_killed(tid: int) -> bool:
 
 
 def _status(tid: int) -> Status:
-    """Of a thread; one that is gone has nothing."""
+    """The status of a thread; empty if the thread is gone."""
     try:
         return status.read(tid)
     except OSError:

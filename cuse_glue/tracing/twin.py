@@ -27,8 +27,8 @@ class Twin(Tracee):
     """Use `call` as often as needed, then `end`. ThreadGone: somebody has killed it."""
 
     def __init__(self, parent: Tracee) -> None:
-        """Made by a thread that is ready, and at rest afterwards. OSError(EAGAIN): no process can
-        be made. ThreadGone: it, or the thread, is gone.
+        """`parent`: a thread that is ready; it makes the twin, and is at rest afterwards.
+        OSError(EAGAIN): no process can be made. ThreadGone: the twin, or the thread, is gone.
         """
         self._parent = parent
         # its number for its parent, which may live in another PID namespace than we
@@ -39,8 +39,8 @@ class Twin(Tracee):
             # If we are killed just now, before it is certain to die with us, it runs on with this
             # stack, and dies of it.
             self._number = parent.call(parent.machine.clone, _SHARING, _NO_STACK, 0, 0, 0)
-            # This comes first of all: if we are killed before it, the parent has made a call that
-            # it knows nothing of.
+            # This comes first of all: if we are killed before it, the parent goes on with the
+            # result of a call that it has not made.
             parent.rest()
             parent._ptrace(SETOPTIONS, 0, parent._options)
         except ThreadGone:
@@ -63,7 +63,7 @@ class Twin(Tracee):
         self._ptrace(SETOPTIONS, 0, self._options)
 
     def end(self) -> None:
-        """Nothing is left of it."""
+        """End the twin. Nothing is left of it."""
         registers = self._ready.copy()
         registers[self.machine.arguments[0]] = 0
         registers[self.machine.number] = self.machine.exit

@@ -13,8 +13,8 @@ by it we put the descriptor into the client (SECCOMP_IOCTL_NOTIF_ADDFD). That ne
 and that no filter of the client's own has a listener.
 
 In each way the descriptor gets the lowest number that was free. Whatever the client's other threads
-do to these descriptors meanwhile harms nobody else: before anything is sent, it is made sure whose
-end it is.
+do to these descriptors meanwhile harms nobody else: before we send anything, we make sure that the
+other end is the client's.
 """
 
 import errno
@@ -105,8 +105,8 @@ def _below_stack(tracee: ptrace.Tracee, data: bytes) -> Iterator[int]:
 
 @contextmanager
 def page(tracee: ptrace.Tracee) -> Iterator[int]:
-    """A page of new memory, for as long as this lasts. Nothing of its own is touched, wherever its
-    stack pointer points. Raises CallFailed.
+    """A page of new memory, for as long as this lasts. Nothing of the client's own memory is
+    touched, wherever its stack pointer points. Raises CallFailed.
     """
     address = _map(tracee)
     with _mapped(tracee, address):
@@ -144,7 +144,7 @@ def fetch(tracee: ptrace.Tracee, number: int) -> int:
     """
     fd = thread.descriptor(tracee.tid, number)
     try:
-        tracee.check()  # else another program's
+        tracee.check()  # else `fd` may be another program's
     except BaseException:
         os.close(fd)
         raise
@@ -186,11 +186,11 @@ def _check(result: int, what: str) -> None:
 
 
 def _send_to(tracee: ptrace.Tracee, end: int, fd: int) -> None:
-    """Send it to the client's socket `end`; that is, from `end` to its peer."""
+    """Send our `fd` to the client: from its socket `end` to the peer of that socket."""
     try:
         with socket.socket(fileno=fetch(tracee, end)) as ours:
-            # What is sent comes from us, whom somebody else might trust: it is to go to nobody but
-            # this client.
+            # What is sent comes from us, whom somebody else might trust. So it must go to nobody
+            # but this client.
             peer, _, _ = _PEER.unpack(ours.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
             if ours.family != socket.AF_UNIX or peer != thread.process(tracee.tid):
                 raise CallFailed(errno.EBADF, "keep its sockets")
@@ -200,7 +200,7 @@ def _send_to(tracee: ptrace.Tracee, end: int, fd: int) -> None:
 
 
 def _receive(tracee: ptrace.Tracee, place: int, end: int) -> int:
-    """Let it receive. The descriptor's number, for as long as this lasts."""
+    """Let the client receive the message. Returns the descriptor's number there."""
     m = tracee.machine
     word = m.bits // 8
     head = struct.Struct("=QI4xQQQQI4x" if word == 8 else "=7I")  # struct msghdr
@@ -216,7 +216,7 @@ def _receive(tracee: ptrace.Tracee, place: int, end: int) -> int:
     answer = tracee.memory.read(at_control, control.size)
     size, level, kind, number = control.unpack(answer) if len(answer) == control.size else (0, 0, 0, 0)
     if (size, level, kind) != (control.size, socket.SOL_SOCKET, socket.SCM_RIGHTS):
-        raise CallFailed(errno.EMFILE, "receive a descriptor")  # and the message was cut short
+        raise CallFailed(errno.EMFILE, "receive a descriptor")  # cut short: no number was free
     return int(number)
 
 
@@ -224,8 +224,8 @@ def _receive(tracee: ptrace.Tracee, place: int, end: int) -> int:
 
 
 def add(tracee: ptrace.Tracee, fd: int, *, close_on_exec: bool) -> int:
-    """As `send`. The client must have no filter of its own: it might die of the one call that we
-    cannot keep from such a filter.
+    """As `send`. The client must have no filter of its own: one of the calls must go through all
+    filters, and such a filter might kill the client for it.
     """
     with page(tracee) as place:
         try:

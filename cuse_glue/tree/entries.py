@@ -1,7 +1,7 @@
 """The entries of a small file system, as sysfs has them.
 
-A tree is made of these by whoever has something to show. It may change at any moment: each request
-walks it anew from its root, and nothing of it is remembered but the numbers of its paths.
+Whoever has something to show makes a tree of these. It may change at any moment: each request walks
+it anew from its root, and nothing of it is remembered but the numbers of its paths.
 
 Reads and writes raise OSError with the errno that the client is to get. A write returns how many
 bytes it has taken; None: all.
@@ -13,7 +13,7 @@ from typing import Final
 
 READ_ONLY: Final = 0o444
 DIRECTORY_MODE: Final = 0o755
-PAGE: Final = 4096  # bytes that a text has at most, and that are written at once
+PAGE: Final = 4096  # bytes that a text has at most, and that one write takes at most
 
 Written = Awaitable[int | None] | int | None
 
@@ -28,9 +28,9 @@ class Link:
 @dataclass(frozen=True, slots=True)
 class Text:
     """A value as text, up to a page. `read` gives all of it, and is called again for whoever reads
-    from the beginning. `write` gets what one write(2) wrote, up to a page, wherever it was to go.
+    from the beginning. `write` gets what one write(2) wrote, up to a page, whatever its offset.
 
-    None: EACCES for whoever opens it to do that, root as well.
+    If `read` or `write` is None, to open the file for that gives EACCES, also to root.
     """
 
     read: Callable[[], bytes] | None = None
@@ -41,10 +41,10 @@ class Text:
 @dataclass(frozen=True, slots=True)
 class Bytes:
     """Bytes with positions. `read(offset, size)`, within the file's size, may give less;
-    `write(offset, data)` likewise. None: EIO.
+    `write(offset, data)` likewise may take less. If one is None, the client gets EIO.
 
-    `size` in bytes, as stat shows it; 0: it is not known, and read and write see to the end
-    themselves.
+    `size` in bytes, as stat shows it; 0: it is not known, and `read` and `write` know themselves
+    where the file ends.
     """
 
     size: int
@@ -57,8 +57,8 @@ class Bytes:
 class Directory:
     """Entries by name: a mapping, or what makes one at each look.
 
-    `grows`: entries may come and go. `lasting`: never again will anything of the directory itself
-    change, so that nobody has to ask for it (and it can be passed through when its server is gone).
+    `grows`: entries may come and go. `lasting`: the directory itself never changes again, so that
+    the kernel need not ask for it (and paths can lead through it when its server is gone).
     """
 
     entries: "Mapping[str, Entry] | Callable[[], Mapping[str, Entry]]" = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An empty file, for another one to be bound on."""
+    """An empty file, on which another one is bound."""
 
     mode: int = 0
 

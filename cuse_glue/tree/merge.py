@@ -1,4 +1,4 @@
-"""A tree of ours among the directories of one that is there, like /sys.
+"""A tree of ours, merged with one that is there already, like /sys.
 
 For each directory that both trees have:
 
@@ -48,13 +48,13 @@ class Merged:
 
 
 def merge(ours: Directory, there: str) -> Merged:
-    """`ours` among what is in the directory `there`. OSError: that cannot be looked at."""
+    """Merge `ours` with what is in the directory `there`. OSError: `there` cannot be looked at."""
     steps: list[Step] = []
     return Merged(_merge(ours, there, "", steps, within_ours=False), steps)
 
 
 def _merge(ours: Directory, there: str, path: str, steps: list[Step], *, within_ours: bool) -> Directory:
-    """`within_ours`: the directory above is ours, so this one is without being bound."""
+    """`within_ours`: the directory above is ours, and so is this one, if nothing is bound on it."""
     old, entries = _look(os.path.join(there, path)), ours.look()
     shared = {name: entry for name, entry in entries.items() if _is_shared(entry, old.get(name))}
     is_ours = ours.grows or any(name not in shared for name in entries)
@@ -79,7 +79,7 @@ def _merge(ours: Directory, there: str, path: str, steps: list[Step], *, within_
 
 
 def _is_shared(entry: Entry, old: Entry | None) -> bool:
-    """Whether an entry of ours can lie on, or be merged with, what has its name."""
+    """Whether an entry of ours can be bound on, or merged with, the old entry of its name."""
     if isinstance(entry, Directory):
         return isinstance(old, Directory)
     return isinstance(old, Place) and not isinstance(entry, Link)

@@ -5,9 +5,9 @@ A FUSE server cannot give descriptors. To make a client open one itself takes ri
 may have given up, and ptrace, which its debugger may be using. The seccomp listener can put a
 descriptor into the client (SECCOMP_IOCTL_NOTIF_ADDFD), whatever the client may do or see.
 
-The filter knows only the command. If it depends on the struct whether a descriptor comes of it, the
-struct is looked at here. If the struct changes after that, either the ioctl goes the other way
-(inject.py), or we carry it out although it gives nothing. Both are right.
+The filter knows only the command. For some commands the struct decides whether they give a
+descriptor: then we look at the struct here. If the struct changes after that, either the ioctl goes
+the other way (inject.py), or we carry it out although it gives nothing. Both are right.
 
 Whatever is closed here is closed before the client goes on. Otherwise it would be in the way of
 what the client does next.
@@ -26,8 +26,8 @@ from ..system.page import PAGE_SIZE
 from .questions import FINISH, GIFT, NOT_MARKED, ORDER, PERFORM
 
 Picked = Mapping[int, Collection[int] | None]
-"""The commands that may give a descriptor. With words: only if one of them is the struct's second
-word (of 32 bits).
+"""The commands that may give a descriptor. If a command has words here: only if the struct's second
+word (of 32 bits) is one of them.
 """
 
 _PRESENT: Final = 0x80  # of a pagemap entry's highest byte
@@ -125,7 +125,7 @@ class Errand:
             data = by_number(self._tid, self._ids()[0]).read(self._argument, 8)
         elif self._argument < 1 << 63 and seccomp.is_waiting(
             self._listener, self._notification
-        ):  # and was when it was opened
+        ):  # so it also waited when `mem` was opened
             data = os.pread(mem, 8, self._argument)
         else:
             data = b""
@@ -164,7 +164,7 @@ class Errand:
         return fd
 
     def _give(self, fd: int, flags: int, mark: Mark | None) -> int:
-        """The client's number for a new open file of the device; -errno."""
+        """Give the client a new open file of the device. Returns its number there, or -errno."""
         try:
             new = self._keep(os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC))
             if mark is not None:

@@ -8,8 +8,8 @@ comes in two parts:
     session  └ handler: give ─ GIFT ┘    └ claim ─ the file ┘      └ fill, write ─┴ result ┘
 
 A client that waits for a watcher can be killed at any moment, also by an exec of another of its
-threads, and its number may then name another program. So its memory is not reached by that number.
-It is reached by the files that the watcher opened while the client certainly waited.
+threads, and its number may then name another program. So we do not reach its memory by that number,
+but by the files that the watcher opened while the client certainly waited.
 """
 
 import errno
@@ -49,7 +49,7 @@ class Orders:
         self._watcher = watcher
         self._pidfd: int | None = None
         self._poll = select.poll()
-        self._threads: set[int] = set()  # of it; they end with it
+        self._threads: set[int] = set()  # known ones of the watcher; they end with it
         self._waiting: dict[int, Order] = {}  # for a FINISH, by thread
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class Orders:
                     return False
             except OSError:
                 return False
-        if self.is_gone():  # then the number is another's
+        if self.is_gone():  # then the number may be another's
             return False
         self._threads.add(tid)
         return True
@@ -118,7 +118,7 @@ class Orders:
         order = self._waiting.pop(tid, None)
         if order is None:
             return -errno.EIO
-        outcome &= 0xFFFF_FFFF  # an int to who sent it, which may have become longer on its way
+        outcome &= 0xFFFF_FFFF  # the watcher sent 32 bits, which may have been extended on the way
         return order.finish(outcome - (1 << 32) if outcome >> 31 else outcome)
 
 
@@ -144,7 +144,7 @@ class OrderedCaller(Caller):
 
 
 class _Places(ProcessMemory):
-    """The client's memory, by what reads and writes one place; no thread's number is used."""
+    """The client's memory, on top of a memory that reads and writes one place at a time."""
 
     __slots__ = ("_memory",)
 
@@ -216,7 +216,7 @@ class Order:
                 raise IoctlError(errno.EINTR, "the client is being killed")
             self._orders.expect(self)
             reply(0)
-            with interruptible():  # of the end of the session only
+            with interruptible():  # only by the end of the session
                 await self._wait()
         finally:
             self._orders.forget(self)
@@ -252,8 +252,8 @@ class Order:
         return self._gift.file
 
     def finish(self, number: int) -> int:
-        """The client has the descriptor, under this number; or -errno. Returns the ioctl's
-        result.
+        """The client has the descriptor, under `number`; -errno: it could not get one. Returns the
+        ioctl's result.
         """
         try:
             self._fill(number)

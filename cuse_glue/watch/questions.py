@@ -28,7 +28,7 @@ MESSAGE: Final = struct.Struct("=IIi6Q")
 # descriptors of the watcher's for its mem and maps in /proc, or -1. They were opened in the call.
 ORDER: Final = struct.Struct("=QIIIIii")
 # Behind an ORDER, filled in by the session: place and kind of the lock that the file gets, whether
-# one is to be opened, flags to open with.
+# a file is to be opened at all, flags to open with.
 GIFT: Final = struct.Struct("=QiIi4x")
 NOT_MARKED: Final = -errno.ENOLCK  # what FINISH tells when the lock could not be had
 

@@ -1,11 +1,11 @@
 """What fstat(2) tells of our files, where a program insists on a character device: FUSE has regular
-files only, and whoever serves them cannot say otherwise (the kernel takes a file whose type has
-changed for broken).
+files only, and its server cannot say otherwise (to the kernel, a file whose type has changed is
+broken).
 
-So the watcher makes the call on the program's own open file, and tells what it was told, but for
-the type, the number of the device, and the size, which devices have not.
+So the watcher makes the call on the program's own open file, and passes the answer on. It changes
+the type, the number of the device, and the size, which is 0 for a device.
 
-A path is not looked at: stat(2) still finds a regular file.
+Calls with a path are not changed: stat(2) still finds a regular file.
 
 Ref: v7.3 fs/fuse/dir.c fuse_stale_inode, fs/stat.c
 """
@@ -31,9 +31,9 @@ _INT_MAX: Final = (1 << 31) - 1
 def answer(
     listener: int, notification: seccomp.Notification, shown: Mapping[int, int], step_aside: Callable[[], None]
 ) -> None:
-    """End one of CallNumbers.stats: as a character device for a file on one of these devices (by
-    st_dev, the number to show); any other goes on. `step_aside`: called before the server may be
-    asked.
+    """Answer one of the calls CallNumbers.stats. `shown`: for files on these devices (st_dev), the
+    number of the character device that the answer shows; for any other file the call goes on.
+    `step_aside`: called before the server may be asked.
     """
     try:
         told = _tell(listener, notification, shown, step_aside)
@@ -66,7 +66,7 @@ def _tell(
             return None
         path, place, data = _look(fd, notification, here, device)
         if path and memory.read(path, 1) != b"\0":
-            return None  # AT_EMPTY_PATH has no say then
+            return None  # with a path, AT_EMPTY_PATH has no effect
         return 0 if memory.write(place, data) == len(data) else -errno.EFAULT
     finally:
         memory.close()

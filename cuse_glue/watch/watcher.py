@@ -12,8 +12,8 @@ nobody else can make: the session knows the watcher by its process ID.
     server                                  └▶ Watched.refusal(open file, call)
 
 The ioctls that give a descriptor wait for the watcher as well, and it carries them out (carry.py),
-because a server alone cannot give any. So do, if somebody wants that, the calls that tell about an
-open file (stats.py).
+because a server alone cannot give any. If somebody wants that, the calls that tell about an open
+file wait for it, too (stats.py).
 
 Why is it a process of its own, and not a thread of the server? When a listener is closed, calls
 that wait for it fail with ENOSYS, and so do all later ones. The program must not lose its shared
@@ -55,10 +55,11 @@ class Watcher:
                 _be_watcher(theirs.fileno(), name)
 
     def watch(self, listener: int, user_namespace: int, devices: Mapping[int, int], picked: Picked) -> None:
-        """Let it answer the listener. `devices`: those of our files (st_dev), and the number of the
-        character device that each is to be, if the filter picks what tells about open files.
-        `user_namespace`: where they were mounted, and FUSE lets nobody in from outside. Both
-        descriptors are its own from now on. `picked`: the ioctls that the filter picks.
+        """Let it answer the listener. `devices`: by the device that a file of ours is on (st_dev),
+        the number of the character device that the file is to show, if the filter picks the calls
+        that tell about open files. `user_namespace`: where the files were mounted; FUSE lets nobody
+        in from outside. Both descriptors are the watcher's own from now on. `picked`: the ioctls
+        that the filter picks.
 
         BrokenPipeError: the watcher is gone.
         """
@@ -72,7 +73,7 @@ class Watcher:
             self.dismiss()
 
     def dismiss(self) -> None:
-        """It is not needed, and goes, unless it watches already."""
+        """Let the watcher go, unless it watches already."""
         self._link.close()
 
 
@@ -80,7 +81,7 @@ def _be_watcher(link: int, name: str) -> None:
     status = 1
     try:
         for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT:
-            signal.signal(number, signal.SIG_IGN)  # it is not the server that is asked to end here
+            signal.signal(number, signal.SIG_IGN)  # who sends these does not mean the watcher
         _keep_only(link)
         with open("/proc/self/comm", "w", encoding="ascii") as comm:
             comm.write(name)
@@ -116,7 +117,7 @@ def _watch(listener: int, devices: dict[int, int], picked: Picked) -> None:
         elif notification.number in here.stats:
             stats.answer(listener, notification, devices, step_aside)
         else:
-            step_aside()  # the server may have much to do
+            step_aside()  # the server may be slow to answer
             seccomp.answer(listener, notification, _verdict(listener, notification, devices))
 
     Crew(listener, see_to).work()
