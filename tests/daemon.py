@@ -1,6 +1,6 @@
-"""An `iommud serve` for tests: the one way in which it is started, heard and taken away.
+"""An `iommud serve` for tests: the one way to start it, hear it, and take it away.
 
-What a test sees of it beside that is the folder's own: clients/daemon.py, broker/served.py,
+What else a test needs of it is in the test's folder: clients/daemon.py, broker/served.py,
 hostile/server.py, serve/test_serve.py.
 """
 
@@ -59,7 +59,7 @@ class Daemon:
         return self.process.returncode, (said or b"").decode()
 
     def kill_all(self) -> None:
-        """Whatever it takes. AssertionError: it cannot be ended."""
+        """Kill all of its processes. AssertionError: it cannot be ended."""
         for process in self.family():
             try:
                 os.kill(process.pid, signal.SIGKILL)
@@ -74,7 +74,7 @@ class Daemon:
 
 
 def take_away(path: str | Path) -> None:
-    """What a daemon that was killed has left at `path`."""
+    """Remove what a killed daemon has left at `path`."""
     while mounts_at(str(path)):
         libc.umount(str(path), libc.MNT_DETACH)
     Path(path).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""All processes of a daemon, as they are seen from outside: it, its descendants, and what is left
-of them in its session.
+"""All processes of a daemon, as they are seen from outside: its first one, the descendants of that,
+and what is left of them in its session.
 
-Nothing here touches a process's memory, not even by /proc/PID/cmdline or environ: one that hangs in
-its memory would hang the test.
+Nothing here touches a process's memory, not even by /proc/PID/cmdline or environ: a process that
+hangs in its memory would hang the test.
 """
 
 import os
@@ -36,7 +36,7 @@ def look(pid: int) -> Process | None:
 
 def family(pid: int) -> list[Process]:
     """The process first, its descendants, and everybody in its session if it leads one; without
-    those that ended and wait to be buried.
+    those that have ended (zombies).
     """
     found = {}
     for name in os.listdir("/proc"):
@@ -65,7 +65,7 @@ def descriptors(process: Process) -> list[str]:
 
 
 def wait_gone(processes: list[Process], seconds: float) -> list[Process]:
-    """Wait so long, at most, until they have ended; those that have not."""
+    """Wait so long, at most, until they have ended. Returns those that have not."""
     end = time.monotonic() + seconds
     left = []
     for process in processes:

@@ -1,5 +1,5 @@
-"""What the tests of whole processes share: the command, other users' eyes, and ways to wait that
-are not sleeps.
+"""What the tests of whole processes share: the command, a way to run as another user, and ways to
+wait that are not sleeps.
 """
 
 import os
@@ -88,7 +88,7 @@ def mounts_of_the_machine() -> list[str]:
 
 
 def make(target: str, *variables: str) -> subprocess.CompletedProcess[str]:
-    """`make TARGET VARIABLE=VALUE...`, whatever the make that runs the tests was given."""
+    """`make TARGET VARIABLE=VALUE...`, without the options of the make that runs the tests."""
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
     }

@@ -1,4 +1,6 @@
-"""What stat(2) shows of device files. This is light, for those that only make them."""
+"""What stat(2) shows of device files. This imports no engine, for processes that only make the
+files.
+"""
 
 from typing import Final
 
@@ -10,8 +12,8 @@ ALL_REGIONS: Final = 0x7FFF_FFFF_FFFF_0000  # bytes: as large as a file can be, 
 
 
 def attributes(door: Door, uid: int, gid: int) -> Attributes:
-    """What stat(2) shows of a door's file. That of a device has a place for each region; so has
-    that of a group, of which devices' descriptors are made.
+    """What stat(2) shows of a door's file. A device's file has a position for each region. So has a
+    group's file, because a device's descriptor is one more open of it.
     """
     if door.behind in (Behind.DEVICE, Behind.GROUP):
         return Attributes(door.mode, uid, gid, size=ALL_REGIONS, has_positions=True)

@@ -1,7 +1,7 @@
 """The command line: what can be asked for, and who carries it out.
 
-Nothing heavy is imported before it is known that it is needed: `iommud --version` takes no longer
-than Python itself.
+Heavy modules are imported only when they are needed, so `iommud --version` takes no longer than
+Python itself.
 """
 
 import argparse
@@ -31,14 +31,14 @@ examples:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        # Below 125 an exit status of `run` is the program's.
+        # Exit statuses of `run` below 125 are the program's.
         self.exit(125 if self.prog.endswith(" run") else 2, f"{self.prog}: {escape(message)}\n")
 
 
 def main() -> NoReturn:
     """The command `iommud`. Exits."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # no traceback of wherever it comes, until somebody does better
+        # SIGINT gives no traceback, until a better handler replaces this
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     words = sys.argv[1:]
     if words[:1] == ["help"]:
@@ -165,7 +165,9 @@ def _add_run(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, An
 
 
 def _look_at_devices(arguments: argparse.Namespace) -> None:
-    """Ends with a sentence if they make no sense, or with what `help` tells."""
+    """Check `--device`. Ends the process if it makes no sense, or after the help that it asks
+    for.
+    """
     from ..iommus.kinds import CLASSES
     from ..models.plan import plan
     from ..models.registry import BadDevice, asked_for_help

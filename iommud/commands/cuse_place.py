@@ -26,7 +26,7 @@ CUSE_DEVICE: Final = "/dev/cuse"
 CUSE_CLASS: Final = "/sys/class/cuse"
 CUSE_NAME: Final = re.compile(r"[\w.+:-]+(/[\w.+:-]+)*", re.ASCII)
 LONGEST_NAME: Final = 200  # of a CUSE device, bytes
-UNTIL_GONE: Final = 1.0  # seconds that a device has to go, when its connection was ended
+UNTIL_GONE: Final = 1.0  # seconds in which a device goes after its connection was ended
 
 
 def kernel_has_cuse() -> bool:
@@ -37,15 +37,15 @@ def kernel_has_cuse() -> bool:
         os.close(os.open(CUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-            return True  # and `cuse` will say what it is
+            return True  # `cuse` will meet the same error, and report it
         log.info("%s cannot be opened (%s): FUSE it is", CUSE_DEVICE, error.strerror)
         return False
     return True
 
 
 class CusePlace(NamedTuple):
-    """`fd`: the connection, which is the session's. `locks`: descriptors that a child must not keep
-    (place_lock.py).
+    """`fd`: the connection, which becomes the session's. `locks`: descriptors that a child must not
+    keep (place_lock.py).
     """
 
     fd: int
@@ -118,8 +118,8 @@ def _clear(name: str, lock: Lock) -> bool:
     there was one.
 
     A device goes with the last descriptor of its connection. A process that is stuck in the kernel
-    keeps such a descriptor. If we end the connection, the clients go on; the process stays stuck as
-    long as the client wants in whose memory it waits. Raises Unusable if the device stays.
+    keeps such a descriptor. If we end the connection, the clients go on; the process stays stuck
+    until the client in whose memory it waits lets it go on. Raises Unusable if the device stays.
     """
     number = cuse_number(name)
     if number is None or lock.left is None or lock.left.get("number") != number:

@@ -1,11 +1,11 @@
 """A place for FUSE: an empty file that we make, and mount on.
 
 A lock tells whether a living iommud has the place (place_lock.py). What a killed one has left is
-taken over. A mount is known by its type and by the lock's file. A file is known to be ours if it is
-empty, without permissions, has no other name, and is in a directory that nobody else may write to
-(place_directory.py). Anything else at the path belongs to somebody else: we say so and stop. A
-descriptor holds whatever was checked; mount, umount and unlink go through that descriptor, so they
-find what was checked.
+taken over. A mount is known to be ours by its type and by the lock's file. A file is known to be
+ours if it is empty, without permissions, has no other name, and is in a directory that nobody else
+may write to (place_directory.py). Anything else at the path belongs to somebody else: we say so and
+stop. Whatever was checked is held by a descriptor. Mount, umount and unlink go through that
+descriptor, so they act on what was checked.
 """
 
 import errno
@@ -27,7 +27,7 @@ log: Final = logging.getLogger("iommud.commands.serve")
 
 SOURCE: Final = "iommud"
 KIND: Final = f"fuse.{SOURCE}"
-EMPTY_FILE_MODE: Final = 0  # nothing else makes files like that, so a left one is known as ours
+EMPTY_FILE_MODE: Final = 0  # nothing else makes such files, so one that was left is ours
 
 
 class FusePlace(NamedTuple):
@@ -42,8 +42,8 @@ class FusePlace(NamedTuple):
 
 @contextmanager
 def fuse(path: str, mode: int) -> Iterator[FusePlace]:
-    """A FUSE connection, mounted on the absolute `path`. Mount, file and the directories that were
-    missing are gone afterwards.
+    """A FUSE connection, mounted on the absolute `path`. Afterwards the mount, the file, and the
+    directories that were missing are removed.
 
     Raises Unusable.
     """
@@ -62,8 +62,8 @@ def fuse(path: str, mode: int) -> Iterator[FusePlace]:
 
 @contextmanager
 def directory(path: str) -> Iterator[FusePlace]:
-    """As `fuse`, for a tree: mounted on the directory `path`, which is empty, or is made. Raises
-    Unusable.
+    """As `fuse`, for a tree. It is mounted on the directory `path`, which must be empty, or is
+    made. Raises Unusable.
     """
     with ExitStack() as stack:
         spot = stack.enter_context(place_directory.reach(path, make=True))
@@ -80,8 +80,8 @@ def directory(path: str) -> Iterator[FusePlace]:
 
 
 def _mount(stack: ExitStack, spot: Spot, on: str, mode: int, *, is_directory: bool) -> int:
-    """A connection, mounted on what is at the spot and can be named by `on`; until the stack
-    ends.
+    """A connection, mounted until the stack ends. `on`: a path that leads to what is at the
+    spot.
     """
     fd = mount.open_fuse()
     try:
@@ -95,7 +95,7 @@ def _mount(stack: ExitStack, spot: Spot, on: str, mode: int, *, is_directory: bo
 
 
 def clean_directory(path: str) -> bool:
-    """As `clean`, of a `directory`."""
+    """As `clean`, for what `directory` made."""
     with ExitStack() as stack:
         try:
             spot = stack.enter_context(place_directory.reach(path, make=False))
@@ -149,8 +149,8 @@ def _exists(spot: Spot) -> bool:
 
 
 def _clear(spot: Spot, *, lock_left: bool) -> None:
-    """Take away the mounts of a daemon that was killed; the caller has its lock. Raises Unusable
-    for any other mount.
+    """Take away the mounts of a daemon that was killed; the caller has the place's lock. Raises
+    Unusable for any other mount.
     """
     while mounts := mount.mounts_at(spot.directory, spot.name):
         kind = mounts[-1].kind
@@ -192,7 +192,9 @@ def _remove(spot: Spot, file: int) -> None:
 
 
 def _make_directory(spot: Spot) -> bool:
-    """Whether it was made; it may be there, empty and safe. Raises Unusable."""
+    """Make the directory, unless it is there, empty and safe. Returns whether it was made. Raises
+    Unusable.
+    """
     try:
         os.mkdir(spot.name, place_directory.MODE, dir_fd=spot.directory)
     except FileExistsError:
@@ -224,11 +226,11 @@ def _remove_directory(spot: Spot) -> None:
 
 
 def _claim(spot: Spot) -> int:
-    """A descriptor of the empty file at the spot: a new one, or one left by a dead daemon, which
-    then has the lock. Raises Unusable.
+    """A descriptor of the empty file at the spot, which is then locked. The file is new, or was
+    left by a dead daemon. Raises Unusable.
 
-    The file is locked as well: another mount namespace may have the same directory and another
-    /run.
+    The lock of the place alone does not do: another mount namespace may have the same directory and
+    another /run.
     """
     try:
         file = _open_empty(spot)
@@ -250,8 +252,8 @@ def _claim(spot: Spot) -> int:
 
 
 def _open_empty(spot: Spot) -> int:
-    """An empty file that we made, now or before we were killed. Raises Unusable for any other, and
-    OSError.
+    """Open an empty file, made now or left by a killed daemon. Raises Unusable for any other file,
+    and OSError.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:

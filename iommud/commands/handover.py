@@ -27,9 +27,10 @@ class Handover:
     """`program`: a pidfd. `connections`: of /dev/fuse, one for each door, in their order;
     `devices`: the st_dev of each.
 
-    `tree`: a connection more, for what is shown in /sys; None: nothing is. `first_group`: from
-    which number on the machine has no IOMMU group.
-    `listening`: None if system calls are not watched, and `unwatched` tells why (a sentence).
+    `tree`: one more connection, for what is shown in /sys; None: nothing is shown. `first_group`:
+    from this number on the machine has no IOMMU groups.
+    `listening`: None if system calls are not watched. `unwatched`: a sentence that says why they
+    are not, if they should be.
     """
 
     program: int

@@ -8,12 +8,12 @@ from cuse_glue.errors import Unusable
 
 # open files of `serve`: a start takes some twenty, the first client and its memory some more
 LEAST_FILES: Final = 64
-LEAST_OF_RUN: Final = 12  # with which one program can do most
+LEAST_OF_RUN: Final = 12  # enough for most of what one program does
 
 
 def check(least: int = LEAST_FILES) -> None:
-    """Raises Unusable if there is no /proc, or if too few files can be open to report anything that
-    goes wrong later.
+    """Raises Unusable if there is no /proc, or if so few files can be open that later errors could
+    not be reported.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most < least:

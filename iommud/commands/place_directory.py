@@ -3,7 +3,7 @@ and made if it is missing.
 
 The path is walked from descriptor to descriptor. A symbolic link is followed only out of a
 directory that others may not write to. In the last directory nobody else may write at all: whoever
-may can put another file into the device's place, for every client to open.
+can write there can put another file in the device's place, and every client would open that.
 """
 
 import grp
@@ -151,9 +151,7 @@ def _walk(stack: ExitStack, path: str, make: bool) -> Spot:
 
 
 def _link(directory: int, name: str) -> str | None:
-    """Where it points, if it is a symbolic link. If something is mounted there, that is not
-    asked.
-    """
+    """Where the name points, if it is a symbolic link; else None. A mount point is not asked."""
     if mounts_at(directory, name):
         return None
     try:

@@ -2,9 +2,10 @@
 
 Whoever asks a FUSE mount for anything (stat, statvfs, open) waits for ever if its daemon is dead
 and a process that is stuck in the kernel still holds the connection. So a daemon holds a lock
-(flock) as long as it lives. The lock is on a file that only the daemon can open, in a directory of
-its own: /run/iommud, or that of a user who may not write to /run. The file says (in JSON, for
-people as well) what the daemon made. If its lock is free, a killed daemon has left it.
+(flock) as long as it lives. The lock is on a file that only the daemon's user can open, in
+/run/iommud, or in $XDG_RUNTIME_DIR/iommud for a user who may not write to /run. The file says (in
+JSON, for people as well) what the daemon made. If the lock of such a file is free, a killed daemon
+has left the file.
 
 A flock belongs to the open file, which children inherit. A child that may outlive the daemon closes
 `Lock.fd`.
@@ -33,8 +34,8 @@ class PlaceTaken(Unusable):
 
 @dataclass
 class Lock:
-    """Held from when it is made until `release`. `left`: what a killed daemon had written. None:
-    there was none.
+    """Held until `release`. `left`: what a killed daemon had written into the file; None:
+    nothing.
     """
 
     fd: int
@@ -53,8 +54,8 @@ class Lock:
         os.ftruncate(self.fd, len(data))
 
     def release(self) -> None:
-        """Leave nothing behind. But what was `left` stays, unless it was taken over (`tell`) or set
-        to None. Must not fail.
+        """Remove the file, and let go of the lock. A file that was `left` stays, unless it was
+        taken over (`tell`) or `left` was set to None. Must not fail.
         """
         try:
             if self.left is None or self._told:
@@ -66,10 +67,10 @@ class Lock:
 
 
 def take(what: str, identity: str) -> Lock:
-    """The lock of the place `what` (for people). `identity` is the same for all names of that
-    place, and differs for every other place.
+    """Take the lock of a place. `what`: the place, for people. `identity` is the same for all names
+    of that place, and differs for every other place.
 
-    Raises PlaceTaken, or Unusable if there is no directory for it.
+    Raises PlaceTaken, or Unusable if the lock's file cannot be made.
     """
     name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
     while True:
@@ -78,7 +79,7 @@ def take(what: str, identity: str) -> Lock:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
-            continue  # another one went, and took the directory along
+            continue  # another daemon ended, and removed the directory
         except OSError as error:
             raise Unusable(f"{path}, the lock of {what}, cannot be made: {error.strerror}") from None
         try:
@@ -95,8 +96,8 @@ def take(what: str, identity: str) -> Lock:
 
 
 def _is_at(fd: int, path: str) -> bool:
-    """Whether it is still the file of that name. Between our open and our lock, whoever had it may
-    have unlinked it and ended.
+    """Whether `fd` is still the file at `path`. Between our open and our lock, a daemon that had
+    the lock may have unlinked the file and ended.
     """
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
@@ -108,7 +109,7 @@ def _read(fd: int) -> dict[str, Any] | None:
     try:
         told = json.loads(os.pread(fd, 1 << 16, 0))
     except ValueError:
-        return None  # it was killed before it made anything
+        return None  # the daemon was killed before it made anything
     return told if isinstance(told, dict) else None
 
 

@@ -6,15 +6,15 @@ off before that, twice, into a session of its own. So the program never sees it 
 terminal's signals do not reach it. The daemon stays in the mount namespace in which it was born,
 and holds nothing of the private one. So when the last process of the private namespace has ended,
 however it died, the FUSE connection ends, and then the daemon. If the daemon dies first, the
-program gets ENOTCONN, and its namespace goes with it.
+program gets ENOTCONN, and the namespace still ends with the program.
 
     user's process  fork ─┬─ unshare, mount ── Handover ──▶┐ ┌─▶ exec the program
     daemon                └─ import the engine ··· serve ──┴─┘ "ready" (INIT is answered)
     watcher                  └─ fork of the daemon ···· its system calls' listener ─▶ answer them
 
-A few system calls on the device never reach a FUSE server. If the kernel can, a seccomp filter lets
-a third process answer them (cuse_glue/watch/watcher.py). That process outlives the daemon if
-necessary.
+A few system calls on the device never reach a FUSE server. If the kernel allows it, a seccomp
+filter lets a third process answer them (cuse_glue/watch/watcher.py). That process outlives the
+daemon if necessary.
 """
 
 import errno
@@ -68,8 +68,8 @@ def run(command: list[str], settings: Settings) -> NoReturn:
     try:
         message = ours.recv(MOST)
         is_ready = bool(message)
-        # Until the kernel has asked for the owner it takes root for it, and where root has no name
-        # it lets nobody write.
+        # Until the kernel has asked who owns a file, it assumes root. In a user namespace without a
+        # name for root it would let nobody write.
         for path in paths:
             os.stat(path)
     except OSError:
@@ -82,7 +82,7 @@ def run(command: list[str], settings: Settings) -> NoReturn:
 
 
 def _show(staged: "Staged", steps: bytes) -> None:
-    """The devices in /sys."""
+    """Show the devices in /sys."""
     from .sys_plan import unpack
 
     try:
@@ -111,17 +111,16 @@ def _give_devices(daemon: socket.socket, settings: Settings) -> "tuple[list[str]
             for parent in parents:
                 directory = namespace.add_directory(directory, parent)
             paths.append(namespace.add_file(directory, name))
-            # In the new namespace: the kernel wants the one who mounts a connection to have opened
-            # it there.
+            # Opened in the new namespace: the kernel mounts a connection only where it was opened.
             connections.append(mount.open_fuse())
             mount.mount_fuse(connections[-1], paths[-1], name="iommud", mode=door.mode)
         staged, tree = None, None
-        if settings.devices and os.path.isdir("/sys"):  # as it need not be in a chroot
+        if settings.devices and os.path.isdir("/sys"):  # a chroot may lack it
             from cuse_glue.mounts.sysfs import Staged
 
             tree = mount.open_fuse()
             staged = Staged(tree, "iommud")
-        # before the filter is there: it may make whoever asks wait for the watcher
+        # asked before the filter is there, which may make such calls wait for the watcher
         devices = [libc.identity(path)[0] for path in paths]
         listening, unwatched = None, ""
         if settings.watch:
@@ -151,11 +150,11 @@ def _give_devices(daemon: socket.socket, settings: Settings) -> "tuple[list[str]
 def _become(command: list[str]) -> NoReturn:
     from cuse_glue.system import libc
 
-    # as it was found: Python may have put LC_CTYPE into its own
+    # the environment as we found it: Python may have added LC_CTYPE to its copy
     with open("/proc/self/environ", "rb") as file:
         environment = file.read().split(b"\0")[:-1]
-    # Python ignores these two from its start. Whether the caller had is not to be known any more;
-    # nearly nobody does.
+    # Python ignores these two signals from its start. Whether the caller ignored them cannot be
+    # known any more; nearly nobody does.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     try:
@@ -189,7 +188,7 @@ def _fork_daemon(link: socket.socket, settings: Settings) -> None:
     except ChildProcessError:
         pass  # SIGCHLD was ignored when we were started, and still is
     if signal.SIGCHLD not in pending:
-        # if it was blocked, ours would wait for the program
+        # if SIGCHLD is blocked, that of our child would stay pending for the program
         signal.sigtimedwait([signal.SIGCHLD], 0)
 
 
@@ -240,7 +239,7 @@ def _detach(link: socket.socket) -> socket.socket:
 
 
 def _fork_watcher() -> "Watcher":
-    """Fork it before anything heavy is imported, as it would keep that memory."""
+    """Fork the watcher before anything heavy is imported, because it would keep that memory."""
     from cuse_glue.watch.watcher import Watcher
 
     return Watcher("iommud-watch")

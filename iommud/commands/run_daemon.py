@@ -44,7 +44,7 @@ def serve(connection: socket.socket, settings: Settings, watcher: "Watcher | Non
     device = IommuDevice(
         settings,
         say=say,
-        # the one that makes system calls wait for the watcher
+        # our own filter, which makes system calls wait for the watcher
         harmless_filters=int(handed.listening is not None),
         places=frozenset(handed.devices),
         others=taken(),
@@ -65,14 +65,14 @@ def serve(connection: socket.socket, settings: Settings, watcher: "Watcher | Non
             try:
                 connection.send(message)
             except BrokenPipeError:
-                pass  # killed while it waited; its namespace goes, and so do we
+                pass  # the program was killed while it waited; its namespace goes, and so do we
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_hang_up, handed.program)
             nursery.start_soon(_close_on_signal, sessions)
-            # A program may lose a file that it has not open (umount, pivot_root), and keep what it
-            # has.
+            # A program may lose one device file (umount, pivot_root), and go on with others that it
+            # has open.
             await serve_together(sessions, ready, to_the_last=True)
             nursery.cancel_scope.cancel()
         device.shutdown()
@@ -84,8 +84,8 @@ def serve(connection: socket.socket, settings: Settings, watcher: "Watcher | Non
 def _begin_to_watch(
     watcher: "Watcher | None", handed: Handover, settings: Settings, device: IommuDevice
 ) -> Refusals | None:
-    """Let the watcher answer the program's system calls. Returns what it asks; None: nobody
-    watches.
+    """Let the watcher answer the program's system calls. Returns what answers the watcher's
+    questions; None: nobody watches.
     """
     if watcher is None:
         return None
@@ -104,7 +104,7 @@ def _begin_to_watch(
 
 
 def _with_doors(numbers: list[int], handed: Handover, settings: Settings) -> Iterator[tuple[int, Door]]:
-    """Each of the numbers that were handed over with the door that it is of."""
+    """Each of the numbers that were handed over, with its door."""
     return zip(numbers, doors(settings, handed.first_group), strict=True)
 
 

@@ -1,8 +1,9 @@
 """`iommud serve`: one device for many programs, in the foreground, by CUSE (cuse_place.py) or by
 FUSE (fuse_place.py).
 
-The files of PCI devices are FUSE's in any case. Their registers are read and written at positions,
-and CUSE tells its server of none (Ref: v7.3 fs/fuse/cuse.c cuse_read_iter: it is 0 always).
+The files of PCI devices are served by FUSE in any case. Their registers are read and written at
+positions, and CUSE does not tell its server the position (Ref: v7.3 fs/fuse/cuse.c cuse_read_iter:
+it is always 0).
 """
 
 import errno
@@ -35,7 +36,7 @@ log: Final = logging.getLogger("iommud.commands.serve")
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 REFUSED: Final = 1  # exit statuses; 2 is argparse's
 BUG: Final = 70  # EX_SOFTWARE of sysexits.h
-TAKEN_AWAY: Final = 75  # EX_TEMPFAIL: it may go better at once
+TAKEN_AWAY: Final = 75  # EX_TEMPFAIL: another try may succeed at once
 
 
 def serve(settings: Settings) -> int:
@@ -75,13 +76,13 @@ def _refuse(why: str) -> int:
 
 @contextmanager
 def _no_interruption() -> Iterator[None]:
-    """Delay SIGTERM and SIGINT until it is known to the cleaning code what was made. Then they
-    raise SystemExit.
+    """Delay SIGTERM and SIGINT until the cleaning code knows what was made. Then they raise
+    SystemExit.
     """
 
     def end(*_: object) -> NoReturn:
         for number in STOP:
-            signal.signal(number, signal.SIG_IGN)  # impatience must not stop the cleaning up
+            signal.signal(number, signal.SIG_IGN)  # a second signal must not stop the cleaning up
         sys.exit(0)
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
@@ -118,7 +119,7 @@ def clean(settings: Settings) -> int:
 
 
 def _left(settings: Settings) -> Iterator[tuple[str, Callable[[str], bool]]]:
-    """What may be there, and what takes it away, in the reverse order of making."""
+    """What may have been left, and what takes it away; what was made last comes first."""
     if settings.sysfs is not None:
         yield settings.sysfs, fuse_place.clean_directory
     first = settings.fuse or f"/dev/{settings.name}"
@@ -138,7 +139,7 @@ def _paths(settings: Settings, first: str) -> list[tuple[str, Door]]:
 
 
 def _nodes(settings: Settings) -> list[tuple[str, Door]]:
-    """Their names below /dev, for CUSE; of those that can be CUSE's."""
+    """The names below /dev, for CUSE, of the doors that CUSE can serve."""
     one, *others = (door for door in doors(settings) if not door.has_regions)
     return [(one.name if settings.cuse is None else settings.cuse, one), *((door.name, door) for door in others)]
 

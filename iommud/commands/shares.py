@@ -1,11 +1,11 @@
 """What one user gets of `iommud serve`, so that nobody uses up what all need.
 
-Descriptors and memory are limits of each worker process. A user gets so many workers, and one more
-for the rest. Objects and pinned pages are counted for all workers of a user together, in a table
-that the workers share (cuse_glue/broker/counts.py).
+Descriptors and memory are limits of each worker process. A user gets a number of workers, and one
+more that serves all further open files. Objects and pinned pages are counted for all workers of a
+user together, in a table that the workers share (cuse_glue/broker/counts.py).
 
-The same table says which worker has a device, so that it is one's at a time, and a worker that dies
-loses it.
+The same table says which worker has a device. So one worker has it at a time, and a worker that
+dies loses it.
 """
 
 import resource
@@ -90,8 +90,8 @@ class WorkerShare:
             self._count(key_of("claim", name), -1)
 
     def closing(self, door: int) -> int:
-        """How many open files of a door were closed by their clients, and not yet by their
-        workers.
+        """How many open files of a door their clients have closed, but their workers have not
+        yet.
         """
         return self._table.total(key_of("closing", door))
 
@@ -100,14 +100,14 @@ class WorkerShare:
         self._count(key_of("closing", door), -1)
 
     def _count(self, key: int, count: int) -> int:
-        """Count it, and return what the others have."""
+        """Add `count` for this worker, and return what the other workers have."""
         total, mine = _add(self._table, key, self._worker, count)
         return total - mine
 
 
 class SharedBus:
-    """file.vfio_devices.Shared: which devices vfio-pci has, and how many have each open. One
-    process, which has the bus, says the first (sys_server.py); workers say the second.
+    """file.vfio_devices.Shared: which devices vfio-pci has, and how many open files each has. The
+    process that has the bus (sys_server.py) writes the first, workers write the second.
     """
 
     def __init__(self, table: Table, worker: int) -> None:
@@ -149,9 +149,7 @@ def _add(table: Table, key: int, worker: int, count: int) -> tuple[int, int]:
 
 
 def note_closing(table: Table, door: int, worker: int) -> None:
-    """For the broker: an open file of this door is closed by its client, and will be by its
-    worker.
-    """
+    """For the broker: a client has closed an open file of this door, and its worker will."""
     try:
         table.add(key_of("closing", door), worker, 1)
     except Full:

@@ -7,10 +7,10 @@ next line that goes through says how many were lost.
 If stderr is systemd's journal, each line says how grave it is, and leaves out what the journal
 knows (sd-daemon(3)).
 
-Names of programs, paths and arguments come from others. So one line that is written is one line
-that is shown, with nothing hidden (text.py). Only a traceback has more lines; these are indented,
-so that none can pass for a line of its own. If a client can cause a log message, the place in the
-code that makes it is heard only so often.
+Names of programs, paths and arguments come from others. So they are escaped (text.py): one line
+that is written is one line that is shown, with nothing hidden. Only a traceback has more lines;
+these are indented, so that none can pass for a line of its own. A client may cause log messages
+without end, so each place in the code writes only so many a second.
 """
 
 import logging
@@ -91,7 +91,7 @@ class Handler(logging.Handler):
 
 class _Formatter(logging.Formatter):
     def formatException(self, ei: object) -> str:
-        return ""  # it goes below
+        return ""  # the traceback goes below the line
 
 
 def _formatter() -> logging.Formatter:

@@ -1,5 +1,5 @@
-"""The descriptors between `iommud serve` and its process for /sys (sys_server.py). This is light,
-for the broker.
+"""The descriptors between `iommud serve` and its process for /sys (sys_server.py). This imports no
+engine, for the broker.
 """
 
 import os
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 class SysfsEnds(NamedTuple):
     """`tree`: the connection to the kernel. `alive`: a pipe that ends with the broker. `needed`:
-    one that ends with the process.
+    one that ends with the process for /sys.
     """
 
     tree: int
@@ -16,6 +16,6 @@ class SysfsEnds(NamedTuple):
     needed: int
 
     def close(self) -> None:
-        """They are somebody else's."""
+        """Close ours; another process has its own."""
         for fd in self:
             os.close(fd)

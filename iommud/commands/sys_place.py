@@ -1,4 +1,4 @@
-"""/sys of a program with devices: ours among the machine's own."""
+"""The /sys that a program with devices sees: our devices among the machine's own."""
 
 import os
 from collections.abc import Callable
@@ -23,5 +23,7 @@ def tree_of(bus: Bus, say: Callable[[str], None] | None) -> SysDirectory:
 
 
 def merged(device: IommuDevice, say: Callable[[str], None] | None) -> Merged:
-    """The same among what this process sees in /sys. OSError: that cannot be looked at."""
+    """What `tree_of` gives, merged with what this process sees in /sys. OSError: /sys cannot be
+    read.
+    """
     return merge(tree_of(device.devices.bus, say).root, SYS)

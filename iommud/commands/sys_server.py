@@ -1,12 +1,14 @@
-"""`iommud serve --sysfs DIR`: a process that has the PCI bus, and serves what is of it in /sys.
+"""`iommud serve --sysfs DIR`: a process that has the PCI bus, and serves what /sys shows of it.
 
-It touches nothing of clients, so nobody delays it. What it decides (whether vfio-pci has a device,
-and by which number) stands in the table that all workers share, and they go by it when a device is
-opened. To take a device away it says so first, then waits until no worker has the device open. Who
-has it is asked for it meanwhile, as Linux does.
+This process touches nothing of clients, so no client delays it. It decides whether vfio-pci has a
+device, and by which number, and writes that into the table that all workers share. Workers look
+there when a device is opened. To take a device away, this process first writes so, then waits until
+no worker has the device open. Meanwhile it asks whoever has the device to give it back, as Linux
+does.
 
-The functions here are in no client's hands: those are the workers' (file/vfio_file.py). So files
-that tell of a device's state (`config`, `enable`, `power_state`) tell how it is when nobody has it.
+No client drives the functions of this process: each worker has functions of its own
+(file/vfio_file.py). So files that tell a device's state (`config`, `enable`, `power_state`) show
+the state of a device that nobody has.
 
 Ref: v7.3 vfio_main.c vfio_unregister_group_dev
 """
@@ -38,14 +40,14 @@ from .sys_place import tree_of
 
 log: Final = logging.getLogger("iommud.commands.serve")
 
-NUMBER: Final = 0xFFFF_FFFF  # in the place of a worker's
+NUMBER: Final = 0xFFFF_FFFF  # of this process in the table; workers have smaller ones
 MOMENT: Final = 0.005  # seconds between two looks at whether a device is still open
 
 
 def start(
     settings: Settings, table: Table, notes: socket.socket, ends: SysfsEnds, others: Collection[Address], group: int
 ) -> None:
-    """Fork it, out of a process with one thread. `others`, `group`: as of Devices."""
+    """Fork this process out of one that has one thread. `others`, `group`: as for Devices."""
     if os.fork() == 0:
         _be(settings, table, notes, ends, others, group)
     ends.close()
@@ -95,7 +97,7 @@ class Keeper:
         self._shared.keep(plugged.name, plugged.number)
 
     async def let_go(self, plugged: Plugged) -> None:
-        """As file.vfio_devices.Devices. From the beginning on nobody opens it any more."""
+        """As file.vfio_devices.Devices. From here on nobody can open the device."""
         number, name = plugged.number, plugged.name
         assert number is not None
         self._shared.keep(name, -1)

@@ -36,7 +36,7 @@ class DeviceService:
     def __init__(
         self, settings: Settings, table: Table, broker: Broker, others: Collection[Address], first_group: int
     ) -> None:
-        """`others`, `first_group`: as of Devices."""
+        """`others`, `first_group`: as for Devices."""
         limit_process(settings.shares)
         self._doors = doors(settings)
         self._share = WorkerShare(table, broker.number, settings.shares)
@@ -102,8 +102,9 @@ class DeviceService:
 def prepare(
     settings: Settings, table: Table, connections: Sequence[int], notes: socket.socket, sysfs: SysfsEnds | None
 ) -> Callable[[int, int, Callable[[], None]], None]:
-    """Called in the spawner: returns what a worker does, given its number and its pipe. `sysfs`:
-    of the process that serves /sys, which is begun.
+    """Called in the spawner. Returns what a worker runs, given its number, its pipe, and what to
+    call when it is ready. `sysfs`: for the process that serves /sys, which is started here; None:
+    there is none.
     """
     others, group = (taken(), first_group()) if settings.devices else ([], 0)
 

@@ -44,7 +44,7 @@ class Clock:
 
 
 class _bugs_in_the_log:
-    """A model's bug is its own: the daemon goes on."""
+    """Logs a bug of a model; the daemon goes on."""
 
     def __enter__(self) -> None:
         pass

@@ -3,9 +3,9 @@ what it stands for.
 
 A client names an access by the number of its own descriptor, which may have been duplicated,
 inherited or sent. Which of our open files is it? A lock tells, which we put on the open file when
-we give it: of one byte at a random place, held by the open file and not by a process (F_OFD_SETLK),
-and shown in /proc/TID/fdinfo. So the answer costs one small read, and works from any process. A
-client that takes the lock off loses the access (EBADFD).
+we give it. The lock is of one byte at a random place. The open file holds it, and not a process
+(F_OFD_SETLK), and /proc/TID/fdinfo shows it. So the answer costs one small read, and works from any
+process. A client that takes the lock off loses the access (EBADFD).
 """
 
 import fcntl
@@ -26,9 +26,9 @@ from ..errors import IoctlError
 from ..ops.request import Given, Request
 from .no_data import NoData
 
-# a lock of one byte: where
+# the line of a lock of one byte; the group is the byte's place
 _MARK: Final = re.compile(rb"^lock:\t\d+: OFDLCK .* (\d+) \1$", re.MULTILINE)
-_FDINFO: Final = 4096  # bytes of it that are read
+_FDINFO: Final = 4096  # bytes of fdinfo that are read
 
 
 class GivenFile(NoData):
@@ -69,7 +69,7 @@ class DescriptorBook:
             del self._given[place]
 
         file = self._given[place] = GivenFile(behind, forget)
-        # what the open mode allows
+        # the kind of lock that the open mode allows
         kind = fcntl.F_WRLCK if flags & os.O_ACCMODE == os.O_WRONLY else fcntl.F_RDLCK
 
         def fill(number: int) -> bytes:

@@ -40,7 +40,9 @@ class DmaWhy(Observer):
 
 
 def _near(device: Device, iova: int) -> str:
-    """What its own page table shows below and above an IOVA; nothing if it has none."""
+    """What the device's page table shows below and above an IOVA; empty if it is attached to
+    none.
+    """
     attached = device.group.attached_at(device, NO_PASID)
     if attached is None:
         return ""

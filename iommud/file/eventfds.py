@@ -1,9 +1,9 @@
-"""Eventfds of a client's, as a device has them: what it signals, and what it hears.
+"""A client's eventfds as a device uses them: those that it signals, and those that it hears.
 
-They are fetched while the client is in its ioctl, and kept as descriptors of ours; that it closes
-its own changes nothing. Of the kernel's they differ in two points. A device hears an eventfd a
-moment after it was signalled, when our task has its turn. And what is full is not signalled: the
-kernel, alone, could make it overflow.
+They are fetched while the client is in its ioctl, and kept as descriptors of ours; the client may
+close its own. They differ from the kernel's in two points. A device hears an eventfd a moment after
+it was signalled, when our task has its turn. And an eventfd whose counter is full is not signalled:
+only the kernel could make it overflow.
 
 Ref: v7.3 fs/eventfd.c, drivers/vfio/virqfd.c
 """
@@ -42,8 +42,8 @@ class EventFds:
         return Heard(self._fetch(fd), heard)
 
     def _fetch(self, number: int) -> int:
-        """A descriptor of ours for it. EBADF: there is no such, or one opened with O_PATH; EINVAL:
-        no eventfd.
+        """A descriptor of ours for the client's `number`. EBADF: there is none, or it was opened
+        with O_PATH. EINVAL: it is no eventfd.
         """
         try:
             fd = self._caller.descriptor(number)
@@ -71,7 +71,7 @@ class Signalled:
         self._poll.register(fd, select.POLLOUT)
 
     def signal(self) -> None:
-        if self._poll.poll(0):  # to a full one a write would wait
+        if self._poll.poll(0):  # a write to a full one would wait
             os.eventfd_write(self._fd, 1)
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class Heard:
         trio.lowlevel.spawn_system_task(self._listen)
 
     def close(self) -> None:
-        """What was signalled before and not heard yet is not heard any more."""
+        """A signal that has not been heard yet is never heard."""
         if not self._closed:
             self._closed = True
             trio.lowlevel.notify_closing(self._fd)

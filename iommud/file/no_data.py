@@ -1,4 +1,4 @@
-"""What open files have in common that are there for their ioctls."""
+"""What is common to open files that are there only for their ioctls."""
 
 import errno
 import os
@@ -8,7 +8,8 @@ from typing import ClassVar, Final
 
 from cuse_glue.request.caller import Caller
 
-# A device without a poll of its own, as the kernel's are: always ready for everything.
+# What poll(2) tells of a device without a poll of its own, such as the kernel's: ready for
+# everything.
 ALWAYS_READY: Final = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 
 

@@ -1,9 +1,9 @@
 """System calls that Linux's own files refuse, and that FUSE answers by itself: mmap(2), and reads
 and writes of 0 bytes.
 
-If there is a watcher (cuse_glue.watch.watcher), it asks about them here. Not asked about are calls
-that FUSE answers as Linux does: those that are refused before the file is asked (lengths,
-addresses, how the file was opened), and those that succeed.
+If there is a watcher (cuse_glue.watch.watcher), it asks about them here. Calls that FUSE answers as
+Linux does are let through: those that are refused before the file is asked (lengths, addresses, how
+the file was opened), and those that succeed.
 
 Ref: v7.3 main.c iommufd_fops_mmap, eventq.c, selftest.c iommfd_test_staccess_fops; mm/mmap.c
 do_mmap; fs/read_write.c vfs_read
@@ -41,7 +41,8 @@ from .device_file import IommuFile
 from .vfio_file import VfioFile
 from .vfio_group_file import GroupFile
 
-# What a process of any kind has room for (bytes); user addresses are below, the kernel's above.
+# The most that any process has room for (bytes). User addresses are below USER_END, the kernel's
+# above.
 ADDRESS_SPACE: Final = 1 << 47
 USER_END: Final = 1 << 63
 # Flags that mean something in mmap(2) of any file. MAP_SHARED_VALIDATE refuses others.
@@ -64,8 +65,8 @@ class Refusals:
     def refusal(self, file: OpenFile, call: Call) -> int:
         """As Watched.refusal. mmap: ENXIO (not exactly a range that was offered), EINVAL (private,
         or opened read-only), EPERM (to execute), ENODEV (a file that cannot be mapped); of a VFIO
-        device what Regions.map says. Reads and writes of 0 bytes: EINVAL, and, at a position, EBADF
-        and ESPIPE.
+        device what Regions.map says. Reads and writes of 0 bytes: EBADF (not opened for that),
+        ESPIPE (at a position, in a file that has none), or what the file itself answers (EINVAL).
         """
         try:
             if call.name == "mmap":

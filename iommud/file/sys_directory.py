@@ -1,7 +1,7 @@
 """What the devices are in /sys (iommud.pci.sysfs_tree), as a tree that can be served and merged
 (cuse_glue.tree).
 
-The tree is made anew when something has changed, when it is next looked at.
+When something has changed, the tree is made anew at the next look.
 """
 
 import os
@@ -41,7 +41,7 @@ class SysDirectory:
         self._tree: Final = tree
         self._say: Final = say
         self._below: dict[str, dict[str, entries.Entry]] = {}
-        self._made: dict[str, tuple[Entry, entries.Entry]] = {}  # by path: of what, and what
+        self._made: dict[str, tuple[Entry, entries.Entry]] = {}  # by path: source and entry
         self._seen: object = None
         self._stale = True
         bus.changed = self._change
@@ -51,7 +51,7 @@ class SysDirectory:
         self._stale = True
 
     def _look(self, path: str) -> Mapping[str, entries.Entry]:
-        # of interrupts nobody is told
+        # nobody tells us of interrupts, so we compare
         seen = [(plugged.host.mode, sorted(plugged.host.allocated)) for plugged in self._bus]
         if self._stale or seen != self._seen:
             self._stale, self._seen = False, seen

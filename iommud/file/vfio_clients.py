@@ -28,15 +28,15 @@ from .vfio_mapped import Mappings
 log: Final = logging.getLogger("iommud")
 
 MOMENT: Final = 0.001  # seconds between two looks
-MOMENTS: Final = 1000  # who has been closing for longer is stuck, and has the device
+MOMENTS: Final = 1000  # looks; a worker that takes longer to close is stuck, and keeps the device
 
 
 class Clients:
     """`places`: the devices (st_dev) of our files; None: any file may be one of ours. `context_of`:
     the context behind an open file of ours. `mappings`: of BARs; None: there are no devices.
 
-    `broker`: who knows of other workers' open files. `closing`: whether a worker is about to close
-    an open file of one of the devices with these numbers. None: there are no others.
+    `broker`: who knows of other workers' open files. `closing`: whether a worker has yet to close
+    an open file of one of the devices with these numbers. None: there are no other workers.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Clients:
         if self._places is None or libc.device_of(fd) in self._places:
             await leave()
             with interruptible():
-                # ours is answered at once; of another's only its own client waits
+                # A poll of our own file is answered at once. For another's, only this client waits.
                 which = partial(_which, fd, self._broker)
                 found = self._context_of(await trio.to_thread.run_sync(which, abandon_on_cancel=True))
         else:
@@ -103,8 +103,8 @@ class Clients:
 
 
 def _which(fd: int, broker: Broker | None) -> OpenFile | None:
-    """As recognise.which. If the file is another worker's, the descriptor stays open, so that the
-    file does too; it is for `Elsewhere`'s catcher.
+    """As recognise.which. Closes `fd`, unless the file is another worker's. Then whoever catches
+    `Elsewhere` has `fd`, which keeps the file open.
     """
     try:
         found = recognise.which(fd, broker)

@@ -30,12 +30,12 @@ class Shared(Protocol):
     """What is known of devices in all processes that have them. `name`: a device's address."""
 
     def number(self, name: str) -> int | None:
-        """The number that the device has now; -1: vfio-pci does not have it. None: it has the
-        number that it always had.
+        """The number that the device has now; -1: vfio-pci does not have it. None: nobody has said
+        anything of it, so it is as it was at the start.
         """
 
     def opened(self, name: str, count: int) -> None:
-        """So many more files of it are open here, or fewer."""
+        """`count` more files of it are open here; negative: fewer."""
 
 
 def plug(
@@ -55,7 +55,7 @@ def plug(
 
 
 class Devices:
-    """All of them, by the number of their file while vfio-pci has them."""
+    """All devices. Each is found by the number of its file while vfio-pci has it."""
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class Devices:
         others: Collection[Address] = (),
         first_group: int = 0,
     ) -> None:
-        """`host`: of the contexts of clients. `why` gets a sentence for each DMA that cannot even
-        begin. `shared`: what other processes know that have the same devices; None: there are none.
-        `others`: where the machine has devices; `first_group`: from there on it has no IOMMU
-        groups. Unusable: one cannot be made.
+        """`host`: that of clients' contexts. `why` gets a sentence for each DMA that cannot even
+        begin. `shared`: what is known in other processes with the same devices; None: there are
+        none. `others`: addresses of the machine's own devices. `first_group`: from this number on
+        the machine has no IOMMU groups. Unusable: a device cannot be made.
         """
         self.bus: Final = Bus(self, first_group=first_group)
         self.groups: Final = Groups(host)
@@ -86,8 +86,8 @@ class Devices:
                 self.groups.add(device)
 
     def open(self, number: int) -> VfioDevice | None:
-        """The device whose file has this number; it has one open file more. None: there is
-        none.
+        """The device whose file has this number; one more open file of it is counted. None: there
+        is no such device.
         """
         self._follow()
         for plugged, device in self._by_function.items():
@@ -95,7 +95,8 @@ class Devices:
                 device.files += 1
                 if self._shared is None:
                     return device
-                # Whoever takes it away says so first, and looks for open files then.
+                # Whoever takes a device away first says so, and then looks for open files. So count
+                # first, and then look at the number.
                 self._shared.opened(plugged.name, 1)
                 if self._shared.number(plugged.name) in (None, number):
                     return device
@@ -140,12 +141,13 @@ class Devices:
 
     def bound(self, plugged: Plugged) -> None:
         device = self._by_function.get(plugged)
-        if device is not None:  # or it is being made
+        if device is not None:  # None: it is being made
             self.groups.add(device)
 
     async def let_go(self, plugged: Plugged) -> None:
-        """Ask whoever has it open, and wait. A signal ends the wait, and all is as it was: whoever
-        waits may have it open himself, and could not be killed otherwise.
+        """Ask whoever has the device open to close it, and wait. A signal to the client that waits
+        ends the wait, and all is as it was. That client may have the device open itself, and could
+        not be killed otherwise.
 
         Ref: v7.3 vfio_main.c vfio_unregister_group_dev
         """

@@ -1,18 +1,19 @@
 """An open file of a VFIO device, and what opens it.
 
-Under `iommud serve` there are many processes, and a device is a matter of three of them. Nothing of
-a device has to survive from one client to the next, because vfio-pci resets it at its bind and at
-its close. So each worker has all functions, as they are after a reset, and the one whose context a
-device is bound to has the device: there its registers are, its DMA and its interrupts.
+Under `iommud serve` three processes deal with a device: the worker that has its file, the worker
+that has /dev/iommu, and the broker. Nothing of a device has to survive from one client to the next,
+because vfio-pci resets the device at its bind and at its close. So each worker has all functions,
+as they are after a reset. The worker with the context that a device is bound to has the device: its
+registers, its DMA and its interrupts.
 
     open      a worker of the client's own has the file, which can do nothing yet
     bind      that worker fetches the descriptor of /dev/iommu from the client, finds that it is
               another worker's, and has the file moved there, with the request (cuse_glue/broker);
               the other worker begins the bind from the start, as if it had always had the file
-    close     that worker gives the device back
+    close     the other worker gives the device back
 
-That a device has one client, and a group one context, is kept in the table that all workers share
-(commands/shares.py), which forgets a worker that has died.
+The table that all workers share (commands/shares.py) sees to it that a device has one client, and a
+group one context. It forgets a worker that has died.
 """
 
 import errno
@@ -38,17 +39,18 @@ class Daemon(Protocol):
     """What is behind all device files: IommuDevice."""
 
     def given(self, caller: Caller) -> OpenFile | None:
-        """The file that we make the caller open, if we do."""
+        """The file that we are making the caller open; None: we are not."""
 
     async def conclude(self, caller: Caller, cmd: int, name_of: Callable[[int], str], work: Awaitable[int]) -> int:
-        """What an ioctl returns that `work` carries out."""
+        """What the ioctl returns that `work` carries out."""
 
     def refused(self, caller: Caller, what: str, refusal: IoctlError) -> OSError:
         """What is raised for a refused call that is no ioctl."""
 
     async def give(self, caller: Caller, file: OpenFile) -> int:
-        """The caller's ioctl ends with a descriptor of this file, to read and write; its number.
-        Whatever fails, the file is released. EMFILE: no number is free. Others: Injector.give.
+        """End the caller's ioctl with a descriptor of this file, to read and write; returns its
+        number. On any failure the file is released. EMFILE: no number is free. Others:
+        Injector.give.
         """
 
     def opened(self) -> None: ...
@@ -152,13 +154,13 @@ class VfioFile:
         self._closed()
 
     def leave(self) -> None:
-        """It is here no longer: another worker has it, or nobody."""
+        """The file is here no longer: another worker has it, or nobody."""
         self._devices.close(self.file.device)
         self._daemon.closed()
 
 
 class Gone(NoData):
-    """An open file whose device was taken from vfio-pci while it was moved. `closed`: as of
+    """An open file whose device was taken from vfio-pci while the file moved. `closed`: as for
     VfioFile.
     """
 

@@ -1,6 +1,6 @@
 """AMD-Vi, emulated: as much of it as Linux 7.3 gives to clients.
 
-A page table without demands has AMD's own format (64 bits, every power of two from 4 KiB on as a
+A page table without flags has AMD's own format (64 bits, every power of two from 4 KiB on as a
 page). So has one that tracks writes, and one that others are to nest in. A page table for PASIDs
 has the CPU's format (47 bits, so that an address means the same with and without a PASID). The
 driver cannot combine PASIDs with the other two, and cannot attach any of its page tables to a

@@ -1,9 +1,9 @@
 """No IOMMU at all, as VFIO has it in its unsafe mode (noiommu): clients ask for physical addresses,
 and the device works on those.
 
-engine/device/noiommu.py tells what clients can do with such a device, and what its DMA reaches.
-Nobody asks the port, or tells it, what the device is attached to, as that changes nothing for its
-DMA.
+engine/device/noiommu.py tells what clients can do with such a device, and what its DMA reaches. The
+port is neither asked nor told what the device is attached to, because that changes nothing for the
+device's DMA.
 """
 
 from errno import EOPNOTSUPP

@@ -1,5 +1,5 @@
-"""What /sys tells of an IOMMU: its name, the files of its own, and the IOVAs that its devices do
-not have.
+"""What /sys tells of an IOMMU: its name, the files of its own, and the IOVAs that its devices
+cannot use.
 
 Ref: v7.3 drivers/iommu/intel/iommu.c intel_iommu_attrs; amd/init.c amd_iommu_attrs;
 arm/arm-smmu-v3/arm-smmu-v3.c arm_smmu_device_probe; iommu.c iommu_group_resv_type_string
@@ -21,8 +21,8 @@ class Shown:
 
 
 def shown(kind: str) -> Shown:
-    """Of a kind of `kinds.CLASSES`, whose module is loaded. One without a page table shows
-    nothing.
+    """What /sys tells of a kind of `kinds.CLASSES`, whose module is loaded. `none` has only a
+    name.
     """
     if kind == "vtd":
         from . import plain, vtd

@@ -1,7 +1,7 @@
 """Arm's SMMUv3, emulated: two stages of page tables, a guest's stream table entries and commands,
 dirty tracking, PASIDs (its SSIDs).
 
-What clients can see of it is there. A page table without demands is a first stage. So is one that
+All that clients can see of it is there. A page table without flags is a first stage. So is one that
 tracks writes, and one for PASIDs. A page table that others are to nest in is a second stage, and
 can do nothing else. A guest nests through a vIOMMU only (smmuv3_viommu.py).
 
@@ -83,14 +83,14 @@ class Smmuv3Port(Port):
         self._current: AnyDomain | None = None
         self._ssids: set[int] = set()
         self._guest: tuple[Viommu, int] | None = (
-            None  # whose it is, and by which number, while a guest's page table is attached
+            None  # vIOMMU, and the guest's number, while a guest's page table is attached
         )
 
     def attach(self, domain: AnyDomain) -> None:
-        """EINVAL: it belongs to another SMMU. EBUSY: PASIDs are attached, and it is no first stage.
-        ENOENT: it is a guest's page table that translates, and the guest has no number for this
-        device. Without that it could neither name the device in its commands nor be told of its
-        events.
+        """EINVAL: the page table belongs to another SMMU. EBUSY: PASIDs are attached, and it is no
+        first stage. ENOENT: it is a guest's page table that translates, and the guest has no number
+        for this device. Without a number the guest could neither name the device in its commands
+        nor be told of its events.
 
         Ref: v7.3 arm-smmu-v3.c arm_smmu_attach_dev, arm-smmu-v3-iommufd.c
         arm_smmu_attach_dev_nested, arm_smmu_attach_prepare_vmaster
@@ -117,8 +117,8 @@ class Smmuv3Port(Port):
         self._current = self._guest = None
 
     def attach_pasid(self, pasid: int, domain: AnyDomain, old: AnyDomain | None) -> None:
-        """EINVAL: it belongs to another SMMU, is a second stage, or is what the device itself is
-        attached to.
+        """EINVAL: the page table belongs to another SMMU, or is a second stage; or the device
+        itself is attached to what is no first stage.
 
         Ref: v7.3 arm-smmu-v3.c arm_smmu_s1_set_dev_pasid, arm_smmu_set_pasid
         """

@@ -1,9 +1,9 @@
 """A guest's SMMUv3: its stream table entries as nested page tables, and its commands, each judged
 as the driver judges it.
 
-Nothing caches a guest's tables here, so of a command only the judgement is left. What an SMMU with
-the features of this one would find illegal is refused, because one illegal command would stop the
-queue for everybody.
+Nothing here caches a guest's tables, so a command is judged and has no other effect. A command that
+an SMMU with these features would find illegal is refused, because one illegal command would stop
+the queue for everybody.
 
 Ref: v7.3 arm/arm-smmu-v3/arm-smmu-v3-iommufd.c
 """
@@ -33,7 +33,7 @@ def field(value: int, mask: int) -> int:
     return (value & mask) // (mask & -mask)
 
 
-# A stream table entry, as much of it as is a guest's to say.
+# A stream table entry: the parts that a guest may set.
 STE_VALID: Final = 1 << 0
 _STE_CONFIG: Final = bits(3, 1)
 _ABORT, _BYPASS, _STAGE_1 = 0, 4, 5
@@ -83,7 +83,7 @@ _STE: Final = struct.Struct("<QQ")
 _COMMAND: Final = struct.Struct("<QQ")
 _MOST_COMMANDS: Final = (
     4 << 20
-) // _COMMAND.size  # the driver copies them all, into what the kernel can allocate at once
+) // _COMMAND.size  # the driver copies all at once, and the kernel allocates no more for that
 
 
 class Smmuv3Nested(NestedDomain):
@@ -117,8 +117,8 @@ class Smmuv3Nested(NestedDomain):
 
     @property
     def translates(self) -> bool:
-        """Whether the guest has tables of its own. If not, it aborts, or passes addresses
-        through.
+        """Whether the guest has tables of its own. If not, the entry aborts DMA, or passes
+        addresses through.
         """
         return field(self.ste[0], _STE_CONFIG) == _STAGE_1
 
@@ -133,12 +133,12 @@ class Smmuv3Viommu(ViommuDriver):
         return Smmuv3Nested(self._viommu, flags, data)
 
     def invalidate(self, array: UserArray) -> Generator[None, None, None]:
-        """EIO: an illegal command, or one for a stream that the guest does not have. What came
-        before it is done. ENOMEM: more than 4 MiB of commands. Others: UserArray.entries. Ref: v7.3
-        arm_vsmmu_cache_invalidate
+        """EIO: an illegal command, or one for a stream that the guest does not have. The commands
+        before it are done. ENOMEM: more than 4 MiB of commands. Others: UserArray.entries. Ref:
+        v7.3 arm_vsmmu_cache_invalidate
         """
         if array.count > _MOST_COMMANDS:
-            array.done = array.count  # none is, but so the driver tells
+            array.done = array.count  # none is done, but the driver says so
             raise IoctlError(ENOMEM, f"{array.count} commands are more than {_MOST_COMMANDS}")
         commands = yield from array.entries(INVALIDATE_SMMUV3, _COMMAND.size)
         for first, second in _COMMAND.iter_unpack(commands):

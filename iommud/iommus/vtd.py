@@ -1,12 +1,12 @@
 """Intel VT-d in scalable mode, emulated: two stages of page tables, nesting, dirty tracking,
 PASIDs.
 
-What clients can see of it is there: which page tables it makes, how far they reach, what they
+All that clients can see of it is there: which page tables it makes, how far they reach, what they
 refuse, which devices they suit, and the two registers by which a guest learns of it. Nothing walks
 a guest's own tables. So an invalidation has nothing to drop, and only its checks are left.
 
-A page table without demands is a first stage (47 bits: the upper half of 48 belongs to the sign).
-One that tracks writes, or that others nest in, is a second stage (48 bits).
+A page table without flags, or with PASID only, is a first stage (47 bits: the upper half of 48
+belongs to the sign). One that tracks writes, or that others nest in, is a second stage (48 bits).
 
 Ref: v7.3 intel/iommu.c, intel/nested.c, intel/pasid.c
 """
@@ -108,8 +108,8 @@ class VtdNested(NestedDomain):
 
     def invalidate(self, array: UserArray) -> Generator[None, None, None]:
         """EOPNOTSUPP: an entry has unknown flags, or its reserved field is not 0. EINVAL: its
-        address is not at a page, or is not 0 although everything is meant. What came before it is
-        done. Ref: v7.3 nested.c intel_nested_cache_invalidate_user
+        address is not page aligned, or is not 0 although all pages are meant. The entries before it
+        are done. Ref: v7.3 nested.c intel_nested_cache_invalidate_user
         """
         array.expect(INVALIDATE_VTD_S1)
         for chunk in array.chunks(INVALIDATE_VTD_S1, _ENTRY.size, _ENTRY.size):
@@ -131,7 +131,8 @@ class VtdPort(Port):
 
     def attach(self, domain: AnyDomain) -> None:
         """EINVAL: the page table tracks writes, and this IOMMU cannot; or it is a guest's, made for
-        other hardware. ENODEV: its faults go to a queue, and this device can have no faults.
+        other hardware. ENODEV: the page table's faults go to a queue, and this device cannot ask
+        for pages.
 
         Ref: v7.3 iommu.c intel_iommu_attach_device, nested.c intel_nested_attach_dev, pasid.c
         intel_pasid_setup_nested

@@ -1,9 +1,9 @@
 """QEMU's educational device: a register to read, one to write, a factorial, an interrupt, and DMA
 of up to 4 KiB.
 
-Its specification is QEMU's docs/specs/edu.rst. What that leaves open is as QEMU's device has it:
-there is no reset, a wrong access reads as zero, or as ones where only its size is wrong. Registers
-below 0x80 are of 4 bytes, those from there on of 4 or 8.
+Its specification is QEMU's docs/specs/edu.rst. What it leaves open is as in QEMU's device. There is
+no reset. Registers below 0x80 take accesses of 4 bytes, the others of 4 or 8. A misaligned or
+smaller access reads as zero; one of 8 bytes where 4 are allowed reads as ones.
 """
 
 from typing import ClassVar, Final
@@ -21,14 +21,14 @@ FACTORIAL_DONE, DMA_DONE = 0x001, 0x100  # why there was an interrupt
 START, TO_MEMORY, INTERRUPT = 0x1, 0x2, 0x4  # of the DMA command register
 BUFFER: Final = 0x40000  # where the device's own memory begins, in its own addresses
 BUFFER_SIZE: Final = 4096
-PACKET: Final = 4096  # bytes that one access of the bus does not go beyond
+PACKET: Final = 4096  # bytes: an access on the bus does not cross a multiple of this
 U32: Final = (1 << 32) - 1
 ALL_ONES: Final = (1 << 64) - 1
 
 
 class Edu(PciFunction):
-    """`dma_mask`: the bits of an IOVA that it has. `dma_time`: seconds from a DMA command to its
-    end.
+    """`dma_mask`: the bits of an IOVA that the device uses. `dma_time`: seconds from a DMA command
+    to its end.
     """
 
     name = "edu"
@@ -84,7 +84,7 @@ class Edu(PciFunction):
     def _compute(self) -> None:
         product = 1
         for factor in range(2, min(self._registers[FACTORIAL], 34) + 1):
-            product = product * factor & U32  # 34! has 32 factors of 2: from there on it is 0
+            product = product * factor & U32  # 34! has 32 factors of 2: 0 from there on
         self._registers[FACTORIAL] = product
         self._registers[STATUS] &= ~COMPUTING
         if self._registers[STATUS] & INTERRUPT_WHEN_DONE:
@@ -112,7 +112,7 @@ class Edu(PciFunction):
                     self.dma_write(iova + done, self._buffer[part])
                 else:
                     self._buffer[part] = self.dma_read(iova + done, size)
-            except DmaFault:  # the device does not notice, and what it has not got is zeros
+            except DmaFault:  # the device does not notice, and takes zeros for what it did not get
                 if not command & TO_MEMORY:
                     self._buffer[part] = bytes(size)
             done += size

@@ -1,12 +1,12 @@
 """Intel's I/O DMA engine (I/OAT, QuickData): one channel, which works off a chain of descriptors in
 memory, each of which copies or fills a stretch.
 
-A descriptor is 64 bytes: length (4 bytes), control (4), source, destination, next (8 each); what
-follows is for operations that are not here. The driver writes where the chain begins (CHAINADDR),
+A descriptor is 64 bytes: length (4 bytes), control (4), source, destination, next (8 each); the
+rest is for operations that are not emulated. The driver writes where the chain begins (CHAINADDR),
 and how many descriptors are to be done since then (DMACOUNT, which counts on and wraps at 16 bits).
-The channel's status has its state, and the address of the descriptor that was completed last; it is
-also written to memory (CHANCMP) after a descriptor that says so. An error halts the channel, and
-CHANERR tells why; a reset takes it out of that.
+The channel's status (CHANSTS) has its state, and the address of the descriptor that was completed
+last. The status is also written to memory (where CHANCMP says) after a descriptor that asks for it.
+An error halts the channel, and CHANERR tells why; a reset makes the channel usable again.
 
 Descriptors are done beside all else, some at a time: whoever polls the status sees it change. The
 first ones after an error come late: DPDK's driver miscounts if all is done before it looks.
@@ -46,9 +46,9 @@ SKYLAKE, ICE_LAKE = 0x33, 0x34
 DEVICE_IDS: Final = {SKYLAKE: 0x2021, ICE_LAKE: 0x0B00}
 RECOVERY: Final = 0.01  # seconds from the first doorbell after an error to its descriptor
 FILL_BLOCK: Final = 0x40  # of DMACAP
-V2: Final = 2  # of DMA_COMP: registers lie where they do since version 2
+V2: Final = 2  # of DMA_COMP: registers lie where version 2 put them
 INTERRUPTS_ON: Final = 0x09  # of INTRCTRL: master enable, or a vector for each channel
-# of CHANCTRL. The first reads as one after an interrupt: none comes until it is written.
+# of CHANCTRL. An interrupt sets the first; no other comes until a one is written to it.
 INTERRUPT_OFF, ERROR_COMPLETION, ERROR_INTERRUPT = 0x01, 0x04, 0x10
 SUSPEND, RESUME, RESET = 0x04, 0x10, 0x20  # commands
 ACTIVE, IDLE, SUSPENDED, HALTED, ARMED = range(5)  # states
@@ -74,8 +74,9 @@ class _Error(Exception):
 
 
 class Ioat(PciFunction):
-    """`xfercap`: the binary logarithm of the longest transfer that it tells drivers of. Transfers
-    up to MOST are made, as drivers make them that do not ask. `version`: one of DEVICE_IDS.
+    """`xfercap`: the binary logarithm of the longest transfer (bytes) that drivers are told of.
+    Longer ones work too, up to MOST, because some drivers do not ask. `version`: one
+    of DEVICE_IDS.
     """
 
     name = "ioat"
@@ -198,7 +199,7 @@ class Ioat(PciFunction):
             self._had_error = False
             await self.scheduler.sleep(RECOVERY)
         moved = 0
-        ahead, at = b"", 0  # descriptors that were read at once, and where
+        ahead, at = b"", 0  # descriptors that were read ahead, and from where
         while self._left:
             this = self._next
             try:
@@ -209,7 +210,7 @@ class Ioat(PciFunction):
                 self._halt(error.bits)
                 return
             if self._next <= this:
-                ahead = b""  # it comes back to what may be another by now
+                ahead = b""  # the chain goes back, and what is there may have changed
             moved += _COST + size
             if moved >= _TURN and self._left:
                 moved = 0
@@ -217,7 +218,7 @@ class Ioat(PciFunction):
         self._work = None
 
     def _fetch(self) -> bytes:
-        """The next descriptor, and those behind it in its page that are to be done, too."""
+        """Read the next descriptor, and those behind it in the same page that are to be done."""
         if self._next % SIZE:
             raise _Error(NEXT_ALIGNMENT if self._done else CHAIN_ADDRESS)
         room = (_PAGE - self._next % _PAGE) // SIZE
@@ -227,7 +228,7 @@ class Ioat(PciFunction):
             raise _Error(DESCRIPTOR) from None
 
     def _descriptor(self, ahead: bytes, place: int) -> int:
-        """Do one. The bytes that it moved."""
+        """Do one descriptor. Returns how many bytes it moved."""
         if place % SIZE:
             raise _Error(NEXT_ALIGNMENT)
         size, control, source, destination, following = _DESCRIPTOR.unpack_from(ahead, place)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of a model's own. `read` makes a value of the text, or raises ValueError with what is
-    allowed; `form` is for people.
+    """One key of a model's own. `read` makes a value of the text, or raises ValueError that says
+    what is allowed. `form` and `what` are for people.
     """
 
     read: Callable[[str], object]

@@ -2,7 +2,7 @@
 it. docs/devices.md explains it.
 
 `Null` is a PCI function, with one BAR in which there is nothing. `NullDevice` is no PCI function:
-it stands on the engine alone, and its client cannot see it but for its ID.
+it stands on the engine alone, and its client sees nothing of it but its ID.
 """
 
 from ..engine.device.context import Context
@@ -14,21 +14,19 @@ from ..pci.function import Identity, PciFunction
 
 
 class Null(PciFunction):
-    """Loads read as zero, stores are dropped; what else a function has, it goes without."""
+    """Loads read as zero, stores are dropped; it has nothing else that a function can have."""
 
     name = "null"
     identity = Identity(vendor=0x1234, device=0x0000, class_code=0xFF0000)
     bars = (Bar(0, 4096),)
 
     def copy(self, source: int, destination: int, length: int) -> None:
-        """Copy `length` bytes from one IOVA to another, when somebody says so. DmaFault: it may
-        not.
-        """
+        """Copy `length` bytes from one IOVA to another. DmaFault: a DMA was refused."""
         self.dma_write(destination, self.dma_read(source, length))
 
 
 class NullDevice(Model):
-    """Bound while it lives. What else a Model has, it goes without."""
+    """Bound until `remove`. It has nothing else that a Model can have."""
 
     name = "null"
 

@@ -1,6 +1,7 @@
 """The devices of `--device`, in their order: what each is, and where it stands.
 
-Who makes their files goes by it, and who makes them. Nothing is made here.
+The process that makes their files goes by it, and so does the one that makes the devices. Nothing
+is made here.
 """
 
 from collections.abc import Collection, Sequence
@@ -35,8 +36,8 @@ class Planned:
 def plan(
     texts: Sequence[str], kinds: Collection[str], default: str | None = None, others: Collection[Address] = ()
 ) -> list[Planned]:
-    """What was asked for; `kinds` of IOMMU that there are, and the one of a device that names none.
-    `others`: where somebody else's devices are.
+    """The devices that were asked for. `kinds`: the kinds of IOMMU that there are. `default`: the
+    kind for a device that names none. `others`: addresses of somebody else's devices.
 
     BadDevice: it makes no sense, or two are at one address, or no place is left.
     """
@@ -77,9 +78,9 @@ class PlannedGroup:
 
 
 def groups(planned: Sequence[Planned], first: int) -> list[PlannedGroup]:
-    """The groups of these devices, numbered from `first` on as the bus does it: those of devices
-    without an IOMMU only when vfio-pci has them. Those that vfio-pci has nothing of are expected
-    to come last, in their order.
+    """The groups of these devices, numbered from `first` on as the bus numbers them. A device
+    without an IOMMU has a group only while vfio-pci has it. Groups of which vfio-pci has no device
+    yet are expected to come last, in their order.
     """
     numbers: dict[object, bool] = {}  # of each group, in the order of numbers: whether it is isolated
     had: list[object] = []  # in the order of minors

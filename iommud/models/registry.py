@@ -1,7 +1,7 @@
 """The models by name, and what `--device MODEL[,key=value...]` says of one.
 
-Keys of every device are read here; those of a model's own are the class's `keys`, and become
-arguments of its constructor. A model's module is loaded when one is asked for.
+Keys that every device has are read here. A model's own keys are its class's `keys`, and become
+arguments of its constructor. A model's module is loaded when the model is asked for.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -66,7 +66,7 @@ def parse(text: str, kinds: Collection[str]) -> DeviceSpec:
 
 
 def make(spec: DeviceSpec, slot: Slot) -> PciFunction:
-    """The function, in the slot. BadDevice: what was said of it does not fit together."""
+    """Make the function, in the slot. BadDevice: its keys do not fit together."""
     try:
         return _load(spec.model)(slot, **spec.options)
     except ValueError as error:

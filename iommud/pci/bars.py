@@ -3,7 +3,7 @@ them.
 
 Software finds a window's size by writing ones and reading back which of them stick. A window of
 memory may be anywhere below 4 GiB, or anywhere at all (`wide`: it takes two registers); one of I/O
-ports, which x86 has 64 Ki of, may be of 256 bytes at most.
+ports (x86 has 64 Ki of them) may be of 256 bytes at most.
 
 Ref: PCI Local Bus 3.0 6.2.5
 """
@@ -61,8 +61,8 @@ class Windows:
     io: int = 0xC000
 
     def take(self, size: int, *, io: bool = False, wide: bool = False) -> int:
-        """An address for a window of `size`, aligned to it. Memory never shares a page, so that a
-        page can be mapped by itself.
+        """An address for a window of `size`, aligned to it. Windows of memory never share a page,
+        so that each can be mapped by itself.
 
         ValueError: there is no room. 492 MiB are below 4 GiB, so large ones should be `wide`.
         """
@@ -101,7 +101,7 @@ class Layout:
 
     @classmethod
     def of(cls, bars: Iterable[Bar], windows: Windows) -> "Layout":
-        """Place them. ValueError: two are one, or one is the upper half of another."""
+        """Place the BARs. ValueError: two have one number, or one is the upper half of another."""
         made, taken = cls(), set[int]()
         for bar in bars:
             mine = {bar.number, bar.number + bar.wide}

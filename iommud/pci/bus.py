@@ -1,11 +1,12 @@
 """The PCI bus as Linux's driver core has it: which functions are there, and which of them vfio-pci
 has.
 
-A function is plugged in once, and may be removed and found again by a rescan. vfio-pci takes one
-whose ID it was told (`new_id`), or that is to have no other driver (`driver_override`). While it
-has one there is a VFIO device, with a number, and so long as it has any of a group there is a
-group, with a number; numbers are the lowest that are free. A driver is taken from a device that
-somebody has open only when that is closed: the client is asked for it.
+A function is plugged in once, and may be removed and found again by a rescan. vfio-pci takes a
+function whose ID it was told (`new_id`), or that is to have no other driver (`driver_override`).
+While vfio-pci has a function there is a VFIO device, with a number. While vfio-pci has any function
+of a group there is a VFIO group, with a number. Numbers are the lowest that are free. If somebody
+has a device open, its driver is taken away only when the device is closed: the client is asked to
+close it.
 
 Ref: v7.3 drivers/base/{bus,dd}.c, drivers/pci/{pci-driver,pci-sysfs}.c,
 drivers/vfio/{group,vfio_main}.c
@@ -106,7 +107,7 @@ class Bus:
         self._plugged: Final[dict[Address, Plugged]] = {}
         self._first_group: Final = first_group
         self._groups: Final[dict[object, int]] = {}  # by what their devices give as `group`
-        self._group_numbers: Final[dict[int, int]] = {}  # of groups that vfio has devices of: minors
+        self._group_numbers: Final[dict[int, int]] = {}  # minors of the groups that vfio-pci uses
 
     def plug(self, function: PciFunction, iommu: str, *, mappable: bool = True, driver: str = DRIVER) -> Plugged:
         """Put a function into its place, and give it to `driver`, "vfio-pci" or "none".
@@ -129,7 +130,7 @@ class Bus:
         return (self._plugged[address] for address in sorted(self._plugged) if self._plugged[address].present)
 
     def find(self, name: str) -> Plugged:
-        """By its address, which a newline may follow. ENODEV: there is none."""
+        """The device with this address, which a newline may follow. ENODEV: there is none."""
         for plugged in self:
             if plugged.name == name.removesuffix("\n"):
                 return plugged
@@ -173,8 +174,8 @@ class Bus:
             self.changed()
 
     def new_id(self, text: str) -> None:
-        """The driver takes such devices from now on, those that are there at once. EINVAL:
-        DynamicId.parse. EEXIST: it knows that.
+        """The driver takes such devices from now on, and at once those that are there. EINVAL:
+        DynamicId.parse. EEXIST: the driver was told this ID already.
         """
         wanted = DynamicId.parse(text)
         if wanted in self.ids:
@@ -186,8 +187,8 @@ class Bus:
         self.changed()
 
     def remove_id(self, text: str) -> None:
-        """Forget one. Devices that it has stay. EINVAL: DynamicId.parse. ENODEV: it was not told
-        that.
+        """Forget an ID. The driver keeps the devices that it has. EINVAL: DynamicId.parse. ENODEV:
+        the driver was not told this ID.
         """
         unwanted = DynamicId.parse(text)
         for known in self.ids:
@@ -209,8 +210,8 @@ class Bus:
         self.changed()
 
     def follow(self, plugged: Plugged, number: int | None) -> None:
-        """Another process has the bus, and there vfio-pci has this device by this number; None: it
-        does not have it. Nobody has it open here.
+        """Do as another process, which has the bus: there vfio-pci has this device, by this number;
+        None: it does not have it. Nobody may have the device open here.
         """
         if number is None:
             plugged.vfio = plugged.number = None
@@ -254,7 +255,7 @@ class Bus:
             self._bind(plugged)
 
     def _bind(self, plugged: Plugged) -> None:
-        if not plugged.isolated:  # VFIO makes a group for it, as long as it has it
+        if not plugged.isolated:  # VFIO makes a group for such a device, while vfio-pci has it
             self._join_group(plugged)
         plugged.vfio = VfioPci(plugged.host, mappable=plugged.mappable)
         plugged.number = _free({other.number for other in self._plugged.values()}, 0)

@@ -1,9 +1,9 @@
 """The capabilities that a function declares: lists of registers in its configuration space, each
 with its ID.
 
-A model writes `capabilities = (Msi(vectors=4), Express())`; where each stands and which is next is
-worked out by `place`. Each class has what a model chooses; the rest is what hardware of its kind
-has. Anything else is a `Raw` one.
+A model writes `capabilities = (Msi(vectors=4), Express())`; `place` works out where each stands and
+which is next. The fields of a class are what a model can choose; the rest is as in hardware of its
+kind. Any other capability is a `Raw`.
 
 Ref: PCI Local Bus 3.0 6.7, 6.8; PCI Power Management 1.2 3.2; PCI Express Base 6.0 7.5.3, 7.6;
 Advanced Capabilities ECN 2006 (AF)
@@ -47,8 +47,8 @@ class Capability(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pm:
-    """Power management: D0 and D3hot, and what more is said. `keeps_state`: coming back from D3hot
-    resets nothing.
+    """Power management: D0 and D3hot, and other states if they are said. `keeps_state`: coming back
+    from D3hot resets nothing.
     """
 
     d1: bool = False
@@ -268,8 +268,8 @@ def errors() -> Extended:
 
 
 def place(space: ConfigSpace, ordinary: Iterable[Capability], extended: Iterable[Extended]) -> dict[int, int]:
-    """Put them into `space`; where each is, by its ID, extended ones with the ID + 0x10000; of two
-    with one ID the first.
+    """Put the capabilities into `space`. Returns where each is, by its ID (of an extended one: ID +
+    0x10000); of two with one ID, the first.
 
     ValueError: there is no room, two overlap, or an extended one is on a function with 256
     bytes.

@@ -46,7 +46,7 @@ class Effects(Protocol):
     """What a write to configuration space may do to the rest of the device."""
 
     def intx_disable(self, disabled: bool) -> None:
-        """The virtual INTx disable bit is this now."""
+        """The virtual INTx disable bit has this value now."""
 
     def memory_may_change(self) -> None:
         """Memory may have been enabled or disabled: by its bit, by the power state, or for a
@@ -154,10 +154,10 @@ class VirtualConfig:
         return owner, self._start(at, r.PCI_STD_HEADER_SIZEOF), permissions
 
     def _start(self, at: int, base: int) -> int:
-        """The kernel looks back as far as the map shows the same ID, so two of one kind that touch
-        are taken for one.
+        """Where the capability at `at` starts. The kernel looks back as far as the map shows the
+        same ID, so two of one kind that touch are taken for one.
 
-        An extended one with ID 0 is taken to start at 0, as the header is. Ref: v7.3
+        An extended capability with ID 0 is taken to start at 0, as the header does. Ref: v7.3
         vfio_pci_config.c vfio_find_cap_start
         """
         if self._map[at] == BASIC:
@@ -184,7 +184,7 @@ class VirtualConfig:
         return value
 
     def _read_direct(self, at: int, size: int, offset: int) -> int:
-        """The function's own, but for the list's pointers. Ref: v7.3 vfio_pci_config.c
+        """The function's own registers, except the list's pointers. Ref: v7.3 vfio_pci_config.c
         vfio_direct_config_read
         """
         value = self._space.read(at, size)
@@ -284,8 +284,8 @@ class VirtualConfig:
                 self._reset()
 
     def _read_request_written(self, start: int, old: int) -> None:
-        """Reads may be shorter than the client wants, but not than a payload. Ref: v7.3
-        vfio_pci_config.c vfio_exp_config_write
+        """The function reads in pieces as large as the client wants, but no smaller than a payload.
+        Ref: v7.3 vfio_pci_config.c vfio_exp_config_write
         """
         wanted = self._shown(start + r.PCI_EXP_DEVCTL, 2) & r.PCI_EXP_DEVCTL_READRQ
         if wanted != old & r.PCI_EXP_DEVCTL_READRQ:
@@ -384,7 +384,7 @@ class VirtualConfig:
             self._fill(at, length or 4)
             if length:
                 shown = True
-            else:  # the first anchors the list, so it stays, as one of no kind
+            else:  # the first one anchors the list, so it stays, with ID 0
                 self._show(at, 4, self._shown(at, 4) & 0xFFC << 20)
             before, at = at, after
         if not shown:

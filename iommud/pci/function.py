@@ -6,7 +6,8 @@ and `__init__` for what it remembers. It is given memory (`dma_read`, `dma_write
 (`interrupt`, `intx`) and time (`after`, `start`), and knows nothing of VFIO, of iommufd or of
 files.
 
-What the class keeps for itself has two underscores, so that no name of a model's can meet it.
+Names that the class keeps for itself begin with two underscores, so that no name in a model can
+clash with them.
 
 The rest of this class is the hardware that every function has: its configuration space, its power
 state, the MSI-X table. What a host does to a function (enabling, masking, resetting it) is in
@@ -58,8 +59,8 @@ class Slot:
 
 
 class DmaFault(Exception):
-    """A DMA was refused, and what came before has happened. It is the model's to decide what
-    becomes of it. `data`: what a read has got, and zeros.
+    """A DMA was refused; the part before the refusal was done. The model decides what to do then.
+    `data`: what a read has got, and zeros for the rest.
     """
 
     def __init__(self, why: str, data: bytes = b"") -> None:
@@ -109,7 +110,9 @@ class PciFunction(Model):
     )
 
     def __init__(self, slot: Slot) -> None:
-        """Into the slot, with power. ValueError: what it declares does not fit together."""
+        """Plug the function into the slot, with power. ValueError: what it declares does not fit
+        together.
+        """
         self.slot: Final = slot
         self.address: Final = slot.address
         self.scheduler: Final = slot.scheduler
@@ -165,8 +168,8 @@ class PciFunction(Model):
         self.__dma(iova, memoryview(data), write=True)
 
     async def long_dma_read(self, iova: int, length: int) -> bytes:
-        """As `dma_read`, within work: others have a turn after each MiB. The mapping may be gone at
-        each.
+        """As `dma_read`, within work (`start`): others have a turn after each MiB, and may take the
+        mapping away.
         """
         data = bytearray()
         for at in range(0, length, PAUSE):
@@ -175,7 +178,7 @@ class PciFunction(Model):
         return bytes(data)
 
     async def long_dma_write(self, iova: int, data: bytes | bytearray | memoryview) -> None:
-        """As `dma_write`, within work; as `long_dma_read`."""
+        """As `dma_write`, within work, with turns as in `long_dma_read`."""
         for at in range(0, len(data), PAUSE):
             self.__dma(iova + at, memoryview(data)[at : at + PAUSE], write=True)
             await self.scheduler.sleep(0)
@@ -186,7 +189,7 @@ class PciFunction(Model):
         return self.messages.msix_on or self.messages.msi_on
 
     def interrupt(self, vector: int = 0) -> None:
-        """Signal an MSI or MSI-X vector; nothing, when neither is on."""
+        """Signal an MSI or MSI-X vector. No effect if neither is on."""
         self.messages.signal(vector)
 
     def intx(self, level: bool) -> None:
@@ -197,7 +200,7 @@ class PciFunction(Model):
             self.wires.line()
 
     def after(self, seconds: float, call: Callable[[], None]) -> Cancel:
-        """`call` once in so many seconds, unless the function is reset before."""
+        """Do `call` once, in so many seconds, unless the function is reset before."""
         due = _Due(self.__due)
         due.inner = self.scheduler.after(seconds, due.once(call))
         return due
@@ -211,15 +214,15 @@ class PciFunction(Model):
     # --- a context of a client's ---
 
     def bind(self, context: Context, iommu: Iommu) -> Device:
-        """Take it into a context, behind `iommu`. Errors: engine.device.bind. The context stays
-        until `unbind`.
+        """Take the function into a context, behind `iommu`. Errors: engine.device.bind. The context
+        stays until `unbind`.
         """
         self.device = bind(context, self, iommu)
         context.get()
         return self.device
 
     def unbind(self) -> None:
-        """Out of the context; it is detached before from whatever it is attached to."""
+        """Detach the function from whatever it is attached to, and take it out of the context."""
         device, self.device = self.device, None
         if device is not None:
             device.detach_all()
@@ -234,7 +237,7 @@ class PciFunction(Model):
 
     @property
     def is_vga(self) -> bool:
-        """It has VGA's old addresses: `load` and `store` get them as of BAR 8
+        """It has VGA's old addresses: `load` and `store` get them as those of BAR 8
         (VFIO_PCI_VGA_REGION_INDEX).
         """
         return self.identity.class_code >> 8 == 0x0300
@@ -255,8 +258,8 @@ class PciFunction(Model):
         return self.__line and self.__awake and not self.command & r.PCI_COMMAND_INTX_DISABLE
 
     def read_bar(self, bar: int, offset: int, size: int) -> int:
-        """A read on the bus of 1, 2, 4 or 8 bytes within a window. The ROM's is bar 6. All ones:
-        nobody answers, because it is not in D0.
+        """A read on the bus of 1, 2, 4 or 8 bytes within a window. The ROM's window is bar 6. All
+        ones if the function is not in D0: then nobody answers.
         """
         if not self.__awake:
             return (1 << 8 * size) - 1
@@ -275,8 +278,8 @@ class PciFunction(Model):
             self.store(bar, offset, size, value & (1 << 8 * size) - 1)
 
     def power_on(self) -> None:
-        """A reset of everything, its registers of configuration too: what FLR does. The host has
-        them saved.
+        """Reset everything, the configuration space too, as FLR does. The host has saved that
+        before.
         """
         for due in list(self.__due):
             due.cancel()

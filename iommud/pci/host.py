@@ -39,7 +39,7 @@ class Host:
         self.power_state = r.PCI_D0
         self._chosen: tuple[str, ...] | None = None  # of the ways to reset it; None: all
         self.mode = 0  # the ID of the capability whose messages are on; 0: INTx
-        self.allocated: set[int] = set()  # vectors of that
+        self.allocated: set[int] = set()  # vectors of that capability
         self.line_handler: Callable[[], None] | None = None
         self._handlers: dict[int, Callable[[], None]] = {}
         self._untouched: set[int] = set()  # vectors that no handler was registered for yet
@@ -68,7 +68,7 @@ class Host:
         self._command(r.PCI_COMMAND_INTX_DISABLE, 0 if on else r.PCI_COMMAND_INTX_DISABLE)
 
     def check_and_mask_intx(self) -> bool:
-        """Mask INTx if it is this function that asserts it; whether it was. Ref: v7.3 irq.c
+        """Mask INTx if it is this function that asserts it. Returns whether it is. Ref: v7.3 irq.c
         pci_check_and_mask_intx
         """
         if not self.function.intx_pending:
@@ -77,8 +77,8 @@ class Host:
         return True
 
     def check_and_unmask_intx(self) -> bool:
-        """Unmask INTx unless that would assert it at once; whether it was. Ref: v7.3 irq.c
-        pci_check_and_unmask_intx
+        """Unmask INTx unless it would be asserted at once. Returns whether it was unmasked. Ref:
+        v7.3 irq.c pci_check_and_unmask_intx
         """
         if self.function.intx_pending:
             return False
@@ -117,11 +117,14 @@ class Host:
 
     @property
     def reset_methods(self) -> tuple[str, ...]:
-        """How it is reset, the first that is tried first. Ref: v7.3 pci.c pci_reset_fn_methods"""
+        """The ways to reset the function, in the order in which they are tried. Ref: v7.3 pci.c
+        pci_reset_fn_methods
+        """
         return self.able() if self._chosen is None else self._chosen
 
     def choose_resets(self, names: tuple[str, ...] | None) -> None:
-        """These ways, in this order; None: all that it has. EINVAL: it has no such.
+        """Reset in these ways, in this order; None: all that the function has. EINVAL: it does not
+        have one of them.
 
         Ref: v7.3 drivers/pci/pci-sysfs.c reset_method_store
         """
@@ -132,7 +135,7 @@ class Host:
         self._chosen = names
 
     def able(self) -> tuple[str, ...]:
-        """The ways to reset it that it has."""
+        """The ways to reset it that the function has."""
         where, read = self.function.where, self.config.read
         found = []
         express, features = where.get(r.PCI_CAP_ID_EXP), where.get(r.PCI_CAP_ID_AF)
@@ -230,7 +233,7 @@ class Host:
         self.config.write(at + r.PCI_MSI_FLAGS, 2, kept | log << 4 | r.PCI_MSI_FLAGS_ENABLE)
 
     def add_vector(self, vector: int) -> bool:
-        """One more of MSI-X; False: it cannot be. Ref: v7.3 drivers/pci/msi/api.c
+        """Add one more vector of MSI-X. False: it cannot be added. Ref: v7.3 drivers/pci/msi/api.c
         pci_msix_alloc_irq_at
         """
         if self.mode != r.PCI_CAP_ID_MSIX or not self.dynamic_msix:
@@ -240,7 +243,7 @@ class Host:
         return True
 
     def free_vectors(self) -> None:
-        """Messages are off, INTx is on. Ref: v7.3 msi.c pci_msi_shutdown, pci_msix_shutdown"""
+        """Turn messages off, and INTx on. Ref: v7.3 msi.c pci_msi_shutdown, pci_msix_shutdown"""
         messages = self.function.messages
         if self.mode == r.PCI_CAP_ID_MSIX:
             for vector in range(messages.vectors):
@@ -295,8 +298,8 @@ class Host:
         return int.from_bytes(data[address : address + 4].ljust(4, b"\0"), "little") if data else None
 
     def write_vpd(self, address: int, value: int) -> bool:
-        """False: it cannot be: there is none, or the address is no multiple of 4, or beyond the
-        end. Ref: v7.3 vpd.c pci_vpd_write
+        """False: nothing is written: there is no such data, or the address is no multiple of 4, or
+        beyond the end. Ref: v7.3 vpd.c pci_vpd_write
         """
         data = self.function.vpd
         if not data or address % 4 or address + 4 > len(data):
@@ -313,9 +316,9 @@ class Host:
             self._late.add(vector)
 
     def line(self) -> None:
-        """A line that was up before there was a handler is noticed when it rises again. So it is on
-        a machine of QEMU's, whose I/O APIC forgets levels at inputs that are not in use; hardware's
-        remembers them.
+        """A line that was up before there was a handler is noticed only when it rises again. It is
+        so in QEMU's machines: their I/O APIC forgets levels at inputs that are not in use.
+        Hardware's remembers them.
         """
         before, self._asserted = self._asserted, self.function.intx_asserted
         if self._asserted and not before and self.line_handler is not None:

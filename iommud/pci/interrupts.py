@@ -2,8 +2,8 @@
 tell of errors and of requests.
 
 One of INTx, MSI and MSI-X is in use at a time, or none. A vector of MSI or MSI-X has a trigger,
-which each of its interrupts signals. INTx is a level: it is masked by the interrupt itself, and
-stays so until the client unmasks it; if the function still wants attention then, it is signalled
+which each of its interrupts signals. INTx is a level. Each interrupt masks it, and it stays masked
+until the client unmasks it. If the function still wants attention then, the client is signalled
 again at once. The INTx disable bit of configuration space (config.py) masks it too.
 
 A trigger is an eventfd of the client's, seen from here as something that can be signalled. Triggers
@@ -115,7 +115,7 @@ class Interrupts:
         return request.count * width
 
     def set(self, request: IrqSet, data: bytes, descriptors: Descriptors) -> None:
-        """VFIO_DEVICE_SET_IRQS; `data`: as many bytes as `check`, which comes first, has said.
+        """VFIO_DEVICE_SET_IRQS; `data`: as many bytes as `check`, which comes first, returned.
 
         ENOTTY: an index that has no such action. EINVAL: another index is in use, or this one is
         not; no such vector. EBADF, EINVAL: a descriptor. ERANGE, ENOSPC: Host.allocate_vectors.
@@ -318,7 +318,8 @@ class Interrupts:
                 self._vectors[vector].signal()
 
     def _set_block(self, start: int, fds: Sequence[int], descriptors: Descriptors) -> None:
-        """The vectors from `start` on. When one fails, all up to it are without a trigger.
+        """Set the vectors from `start` on. If one fails, that one and those before it are left
+        without a trigger.
 
         Ref: v7.3 vfio_pci_intrs.c vfio_msi_set_block
         """

@@ -31,8 +31,8 @@ class IoEventFds:
         not any more.
 
         `flags` is the size, 1, 2, 4 or 8. EINVAL: another size, or descriptor; not within a BAR;
-        MSI-X's table. EEXIST: that store has an eventfd. ENODEV: it has none. ENOSPC: 1000 are
-        there. EBADF, EINVAL: the descriptor.
+        MSI-X's table. EEXIST: that store has an eventfd. ENODEV: `fd` is -1, and that store has
+        none. ENOSPC: 1000 are there. EBADF, EINVAL: the descriptor.
         """
         if flags not in _SIZES or fd < -1:
             raise IoctlError(EINVAL, f"flags {flags:#x} must be one size of 1, 2, 4 and 8, and {fd} a descriptor or -1")

@@ -1,9 +1,9 @@
 """A function's message signalled interrupts, as its hardware has them: the MSI registers, and
 MSI-X's table and pending bits.
 
-A vector is signalled by writing a message to memory, so a function that is no bus master sends
-none: it is lost. One that is masked is remembered as pending, and sent when the mask goes. Which of
-the two mechanisms is on is a bit of the configuration space.
+A vector is signalled by writing a message to memory. If the function is no bus master, the message
+is lost. If the vector is masked, its message is pending, and is sent when the mask goes. Bits of
+the configuration space say which of the two mechanisms is on.
 
 Ref: PCI Local Bus 3.0 6.8
 """
@@ -56,8 +56,8 @@ class Messages:
         return bool(self.msix and self._space.read(self.msix + r.PCI_MSIX_FLAGS, 2) & r.PCI_MSIX_FLAGS_ENABLE)
 
     def signal(self, vector: int) -> None:
-        """The function wants this vector's message sent. Of MSI the host has allowed so many: the
-        others come as vector modulo that.
+        """The function wants this vector's message sent. The host may have allowed fewer vectors of
+        MSI; then a higher one is sent as itself modulo that number.
         """
         if self.msix_on:
             if not 0 <= vector < self.vectors:
@@ -87,7 +87,7 @@ class Messages:
             self._unmasked()
 
     def load(self, bar: int, offset: int, size: int) -> int | None:
-        """Of the table or of the pending bits; None: it is neither."""
+        """A load from the table or the pending bits; None: it is from neither."""
         if bar == self.table[0] and offset in self.table[1]:
             start = offset - self.table[1].start
             return int.from_bytes(self._entries[start : start + size], "little")

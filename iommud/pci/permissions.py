@@ -1,10 +1,10 @@
 """What vfio-pci lets a user do to each bit of configuration space: read it from the function or
 from a copy, write it or not.
 
-A bit that is *virtual* is read from, and written to, vfio's own copy; another is the function's
-own. A bit that is not *writable* keeps its value. Of most capabilities only the pointer to the next
-is virtual and nothing is writable; those that are written below differ. And capabilities of a
-length of 0 are taken out of the list.
+A bit that is *virtual* is read from, and written to, vfio's own copy; any other bit is the
+function's own. A bit that is not *writable* keeps its value. In most capabilities only the pointer
+to the next one is virtual, and nothing is writable; the tables below have those that differ.
+Capabilities with a length of 0 are taken out of the list.
 
 Ref: v7.3 drivers/vfio/pci/vfio_pci_config.c pci_cap_length, pci_ext_cap_length,
 init_pci_cap_*_perm
@@ -57,8 +57,8 @@ EXTENDED_LENGTHS: Final[Mapping[int, int]] = {
 
 
 class Way(Enum):
-    """How an access goes: by the masks; straight to the function but for the list's pointers; to
-    the function; to the copy.
+    """How an access goes: by the masks; to the function, except the list's pointers; to the
+    function.
     """
 
     MASKED = auto()

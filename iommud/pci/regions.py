@@ -46,8 +46,8 @@ class Regions:
         bar, table = function.messages.table
         self._table: Final = (bar, table.start, table.stop)
         self._rom_size: Final = image_size(function.rom)
-        # BARs without a hole: their size, and whether they are memory. Most accesses are one to
-        # these.
+        # BARs without a hole: their size, and whether they are memory. Most accesses are single
+        # ones to these.
         self._whole: Final = {
             index: (found.bar.size, not found.bar.io)
             for index, found in function.layout.resources.items()
@@ -141,8 +141,8 @@ class Regions:
         return index, offset
 
     def load(self, bar: int, offset: int, size: int) -> int:
-        """An access by a mapping, of 1, 2, 4 or 8 bytes, as the instruction makes it. EIO: memory
-        is disabled, which is a SIGBUS.
+        """A load through a mapping, of 1, 2, 4 or 8 bytes, as the instruction makes it. EIO, which
+        is a SIGBUS: memory is disabled.
 
         Beyond the end of a BAR that is smaller than its page nobody answers: all ones.
         """
@@ -196,7 +196,7 @@ class Regions:
         return index, offset, found.bar.size, hole, 8, not found.bar.io
 
     def _is_one(self, index: int, offset: int, length: int) -> bool:
-        """It is one access to a BAR that has no hole. EIO: it is not reachable."""
+        """Whether this is one access to a BAR that has no hole. EIO: the BAR is not reachable."""
         if length not in (4, 8, 2, 1) or offset % length or index not in self._whole:
             return False
         size, memory = self._whole[index]

@@ -1,5 +1,5 @@
-"""What a model is given for things that take time. iommud gives it one of trio; a test gives it one
-whose clock it turns itself.
+"""What a model is given for things that take time. iommud gives it a scheduler that runs on trio; a
+test gives it one whose clock the test turns.
 """
 
 from collections.abc import Awaitable, Callable
@@ -7,22 +7,22 @@ from typing import Protocol
 
 
 class Cancel(Protocol):
-    """Something that is to come, or goes on, and can be called off. Once is enough; afterwards, or
-    when it is over, it does nothing.
+    """Something that is due or under way, and can be called off. `cancel` has no effect the second
+    time, or when all is over.
     """
 
     def cancel(self) -> None: ...
 
 
 class Scheduler(Protocol):
-    """Everything happens in one thread, between two requests of a client or during one's wait."""
+    """Everything happens in one thread, between two requests or while one waits."""
 
     def now(self) -> float:
         """Seconds since some moment."""
         ...
 
     def after(self, seconds: float, call: Callable[[], None]) -> Cancel:
-        """`call` once, in so many seconds; 0: as soon as whoever is at work has done."""
+        """Do `call` once, in so many seconds; 0: as soon as the code that runs now is done."""
         ...
 
     def start(self, work: Callable[[], Awaitable[None]]) -> Cancel:

@@ -1,7 +1,7 @@
 """A function's own configuration space: what a configuration read or write on the bus does.
 
-Each bit is one of three: read-only, writable, or cleared by writing a one to it. What the function
-does when something is written (its power state, its interrupts) is told by `written`, afterwards.
+Each bit is one of three: read-only, writable, or cleared by writing a one to it. `written` is
+called after each write, for what the function has to do then (its power state, its interrupts).
 Values are little-endian, as PCI is; sizes are 1, 2 or 4 bytes, and an access does not cross a
 dword: the host sees to that, as hardware demands.
 """
@@ -37,7 +37,7 @@ class ConfigSpace:
         self._clear[offset:end] = clear.ljust(len(data), b"\0")
 
     def seal(self) -> None:
-        """All registers are there: `reset` comes back to this."""
+        """All registers have been put: `reset` goes back to this."""
         self._at_reset = bytes(self._value)
 
     def read(self, offset: int, size: int) -> int:

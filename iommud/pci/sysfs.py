@@ -35,7 +35,8 @@ class File:
     may raise IoctlError; None: EIO. A write may wait, and returns how many bytes it has taken.
 
     `is_text`: a value, which is read as a whole; otherwise bytes, which have positions. `constant`:
-    what is read never changes. `public`: so many bytes are for who is not CAP_SYS_ADMIN; None: all.
+    what is read never changes. `public`: how many bytes can be read without CAP_SYS_ADMIN; None:
+    all.
     """
 
     mode: int

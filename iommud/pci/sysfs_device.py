@@ -14,7 +14,7 @@ from .bus import DRIVER, Bus, Plugged
 from .rom import image_size
 from .sysfs import Directory, Entry, File, boolean, constant, number, same, text
 
-IRQ_BASE: Final = 64  # numbers of message interrupts, so that they are nobody else's
+IRQ_BASE: Final = 64  # message interrupts get numbers from here on, which nobody else has
 SHOWN: Final = 13  # windows in `resource`: BARs, ROM, those of VFs
 _UNPRIVILEGED: Final = 64
 _STATES: Final = ("D0", "D1", "D2", "D3hot")
@@ -98,7 +98,7 @@ def uevent(plugged: Plugged) -> str:
 
 
 def modalias(plugged: Plugged) -> str:
-    """By which a driver is found."""
+    """The alias by which a driver is found."""
     identity = plugged.function.identity
     base, sub, interface = identity.class_code.to_bytes(3, "big")
     return (
@@ -108,13 +108,13 @@ def modalias(plugged: Plugged) -> str:
 
 
 def event(said: str) -> None:
-    """A write to a uevent: an event of a known kind, which nobody hears. EINVAL: of another."""
+    """A write to a uevent: an event of a known kind, which nobody hears. EINVAL: another kind."""
     if said.removesuffix("\n").split(" ")[0] not in _EVENTS:
         raise IoctlError(EINVAL, f"{said!r} is no event: there are {', '.join(_EVENTS)}")
 
 
 def cpu_mask(cpus: int) -> str:
-    """All of so many, as the kernel prints a mask: 32 bits in a word, separated by commas."""
+    """A mask of so many CPUs, as the kernel prints it: 32 bits in a word, separated by commas."""
     digits = f"{(1 << cpus) - 1:x}"
     head = len(digits) % 8
     return ",".join(filter(None, [digits[:head], *(digits[at : at + 8] for at in range(head, len(digits), 8))]))
@@ -255,8 +255,8 @@ def _window(plugged: Plugged, index: int, resource: Resource) -> File:
 
 
 def _rom(plugged: Plugged) -> File:
-    """It must be written 1 to before it shows anything. EINVAL: it was not. EIO: there is no
-    image.
+    """The ROM, which shows nothing until 1 is written to it. EINVAL: that was not done. EIO: there
+    is no image.
     """
     shown = [False]
 

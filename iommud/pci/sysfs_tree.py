@@ -37,7 +37,7 @@ class IommuShown(Protocol):
 
     @property
     def reserved(self) -> Sequence[tuple[int, int, str]]:
-        """IOVAs that its devices do not have: first, last, and why: "msi", "reserved"."""
+        """IOVAs that its devices cannot use: first, last, and why: "msi", "reserved"."""
         ...
 
 
@@ -84,8 +84,8 @@ class SysfsTree:
         yield from self._bus_files()
         for module in MODULES:
             yield f"module/{module}", Directory()
-        # Linux has no such name. driverctl looks for it, and else asks modprobe, which knows of no
-        # such module here.
+        # Linux has no such name. driverctl looks for it; where it is missing, driverctl asks
+        # modprobe, which knows no such module here.
         yield f"module/{DRIVER}", Link("vfio_pci")
         yield "module/vfio/parameters", Directory()
         unsafe = any(not plugged.isolated for plugged in self._bus)
@@ -224,8 +224,8 @@ class SysfsTree:
         yield f"dev/char/{numbers}", _link("dev/char", home)
 
     def _keep(self, plugged: Plugged | None, name: str, entry: Entry) -> Entry:
-        """The entry that there was, if there was one, so that what somebody has open stays the
-        same.
+        """The entry of this name that there was, if it is alike, so that what somebody has open
+        stays the same.
         """
         old = self._kept.get((plugged, name))
         if isinstance(old, File) and isinstance(entry, File) and _alike(old, entry):

@@ -1,7 +1,7 @@
 """A function that is bound to vfio-pci: opened, driven and closed by one client at a time.
 
-What a device file does with it is here and in what is made at each open: `config`, `irqs`,
-`regions`, `ioeventfds`. How a client asks for it, and its descriptors, are the device file's.
+What a device file does with the function is here and in what is made at each open: `config`,
+`irqs`, `regions`, `ioeventfds`. Clients' requests and descriptors are the device file's.
 
 Ref: v7.3 drivers/vfio/pci/vfio_pci_core.c
 """
@@ -75,8 +75,8 @@ class VfioPci:
         return self.opened
 
     def close(self) -> None:
-        """No interrupts, no DMA, reset if it can be, and as it was before. Ref: v7.3
-        vfio_pci_core.c vfio_pci_core_disable
+        """Turn interrupts and DMA off, reset the function if it can be, and restore its registers.
+        Ref: v7.3 vfio_pci_core.c vfio_pci_core_disable
         """
         assert self.opened is not None
         host, opened, self.opened = self.host, self.opened, None

@@ -60,7 +60,7 @@ async def access_replace_ioas(request: Request) -> None:
 
 
 async def access_pages(request: Request) -> None:
-    """Pin pages, and check that they are the client's at uptr (unless that is 0).
+    """Pin pages, and check that the client sees the same pages at uptr (unless uptr is 0).
 
     ENOMEM: more than 16 MiB. EOPNOTSUPP: unknown flags, or an access that does not pin. EBADFD: no
     access descriptor. EBADE: other pages. Errors: Access.pin_pages.
@@ -111,7 +111,7 @@ async def access_rw(request: Request) -> None:
     near = None if wanted.flags & _RW_SLOW else request.address_space().mm
     await request.settle(wanted.uptr, wanted.length)
     write = bool(wanted.flags & _RW_WRITE)
-    is_beyond = iova + wanted.length - 1 > U64_MAX  # to be told after the buffer is read
+    is_beyond = iova + wanted.length - 1 > U64_MAX  # refused only after the buffer is read
     if wanted.length <= INLINE_COPY or access.ioas is None or is_beyond:
         _copy(request, access, iova, near, write=write)
         return

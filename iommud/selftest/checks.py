@@ -57,7 +57,7 @@ async def md_check_refs(request: Request) -> None:
         raise IoctlError(EINVAL, "length or uptr is not page aligned")
     for done in range(0, refs.length, PAGE_SIZE):
         identity = request.page_identity(refs.uptr + done)
-        # looks at all there is that is pinned
+        # this looks at everything that is pinned
         check_refs(request.context.host, identity, refs.refs)
         await leave()
         await trio.lowlevel.checkpoint()

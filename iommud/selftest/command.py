@@ -1,9 +1,9 @@
 """TEST_CMD: the operations of the kernel's selftest driver, as `--mock` answers them. Ref: v7.3
 selftest.c iommufd_test
 
-The kernel's test program drives the mock devices by these operations. mock.py and mock_*.py have
-what they do. Here, and in the files named after the operations, is how they look on the wire, and
-in which order the selftest driver checks them.
+The kernel's test program drives the mock devices by these operations. mock.py and mock_*.py do the
+work. This file, and those named after the operations, have the form of each operation on the wire,
+and the order of the selftest driver's checks.
 """
 
 from errno import EINVAL, EOPNOTSUPP

@@ -20,8 +20,8 @@ _WITH_FLAGS: Final = const("IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS")
 
 
 class Selftest(Object):
-    """The object that a client destroys to have a device of the test ioctl, of whatever kind,
-    detached and unbound.
+    """The object behind a device of the test ioctl, of whatever kind. When a client destroys the
+    object, the device is detached and unbound.
     """
 
     kind = "mock device"
@@ -42,7 +42,7 @@ async def mock_domain(request: Request, socket: Socket) -> None:
     """A new device, bound, and attached to the IOAS or HWPT `id`. Errors: Socket.plug, device.bind,
     Device.attach.
 
-    EPERM: a device without an IOMMU takes CAP_SYS_RAWIO, as it does to open one of VFIO's.
+    EPERM: a device without an IOMMU takes CAP_SYS_RAWIO, as an open of VFIO's file for one does.
     """
     cmd, context = request.cmd, request.context
     flags = cmd.mock_domain_flags.dev_flags if cmd.op == _WITH_FLAGS else 0

@@ -1,5 +1,5 @@
-"""TEST_CMD: what stands for the DMA of a mock device, which is marks of writes, and page faults.
-Ref: v7.3 selftest.c
+"""TEST_CMD: what stands for the DMA of a mock device: marks of writes, and page faults. Ref: v7.3
+selftest.c
 
 And real DMA of devices of every kind, which the kernel's test driver does not have.
 """
@@ -59,7 +59,7 @@ async def trigger_iopf(request: Request) -> None:
 
 
 async def trigger_vevent(request: Request) -> None:
-    """An event of the device `dev_id`. Of one behind an SMMUv3, it is that the device used a bad
+    """An event of the device `dev_id`. Behind an SMMUv3, the event is that the device used a bad
     stream table entry.
 
     ENOENT: no such device. EINVAL: its kind has no events. Others: MockPort.trigger_event,

@@ -19,7 +19,7 @@ async def dmabuf_get(request: Request) -> None:
     """A new dma-buf of `length` bytes, rounded up to pages; the ioctl returns its descriptor.
 
     EINVAL: length 0 or more than 512 pages (2^32 - 1 rounds up to 2^32). EMFILE: no descriptor is
-    free. The kernel's own mock returns 0 in place of the descriptor, which nobody can use.
+    free. The kernel's own mock returns 0 and not the descriptor, so nobody can use its dma-buf.
     """
     wanted = request.cmd.dmabuf_get
     size = -(-wanted.length // PAGE_SIZE) * PAGE_SIZE
@@ -32,7 +32,7 @@ async def dmabuf_get(request: Request) -> None:
 
 
 async def dmabuf_revoke(request: Request) -> None:
-    """Revoke a dma-buf, or end that. Either way, what is mapped of it is lost. EBADF: no such
+    """Revoke a dma-buf, or undo that. Either way, what is mapped of it is lost. EBADF: no such
     descriptor. EINVAL: it is no dma-buf.
     """
     wanted = request.cmd.dmabuf_revoke

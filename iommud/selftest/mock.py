@@ -25,7 +25,7 @@ from .mock_domains import MockNested, paging_domain
 from .mock_viommu import VEVENTQ_SELFTEST, VIOMMU_SELFTEST, Cached, MockViommu
 
 MAX_PASIDS: Final = 1 << 20
-# its attachments fail every other time, so that the way back is gone as well
+# its attachments fail every other time, so that tests reach the way back, too
 FAILING_PASID: Final = 1024
 
 HW_INFO_DEFAULT: Final = 0
@@ -42,7 +42,7 @@ class MockDevice(Model):
 
     def __init__(self, *, tracked: bool = True, pasids: bool = False) -> None:
         self.tracked: Final = tracked
-        # A device without PASIDs has one after all, 0, as the kernel reckons it from a width of 0
+        # A device without PASIDs still counts one, 0: the kernel computes 2^0 from a width of 0
         # bits.
         self.max_pasids = MAX_PASIDS if pasids else 1
         self._number = next(n for n in range(len(self._numbers) + 1) if n not in self._numbers)
@@ -91,8 +91,8 @@ class MockPort(Cached, Port):
             self._fail_next = False
 
     def trigger_event(self) -> None:
-        """Report an event of the device to the vIOMMU that it is attached below. ENOENT: to none,
-        or with the number 0. EOPNOTSUPP: nobody reads events.
+        """Report an event of the device to the vIOMMU that its page table is nested in. ENOENT:
+        there is none, or the guest's number of the device is 0. EOPNOTSUPP: nobody reads events.
         """
         if self._viommu is None or not self._virt_id:
             raise IoctlError(

@@ -12,7 +12,7 @@ from ..errors import IoctlError
 
 
 class Item:
-    """Pages that a client had an access pin."""
+    """Pages that an access has pinned for a client."""
 
     __slots__ = ("iova", "length", "number")
 
@@ -59,7 +59,7 @@ class MockAccess:
         return item
 
     def forget(self, item: Item) -> None:
-        """The client could not be told of it: unpin it."""
+        """Unpin an item that the client could not be told of."""
         self._unpin(item)
 
     def unpin(self, number: int) -> None:

@@ -22,8 +22,8 @@ def check_tracking(hwpt: HwptPaging) -> None:
 
 
 def set_dirty(hwpt: HwptPaging, iova: int, page_size: int, bits: bytes) -> int:
-    """Write to the byte at iova + n * page_size (bytes), for each bit n that is set; what is not
-    mapped is skipped. Returns how many bits are set."""
+    """Mark the byte at iova + n * page_size (bytes) as written, for each bit n that is set. What is
+    not mapped is skipped. Returns how many bits are set."""
     record = hwpt.domain.dirty
     assert record is not None
     for base in range(0, len(bits), AT_ONCE):

@@ -59,8 +59,8 @@ def paging_domain(flags: int, data: UserData | None) -> Domain:
 
 
 def _dirty(flags: int, page_sizes: int, largest_page: int) -> Dirty | None:
-    # The huge kind is for huge pages, which are contiguous; of other memory nothing is known beyond
-    # a page.
+    # The huge kind is for huge pages, which are contiguous; other memory is known to be contiguous
+    # only within a page.
     return Dirty(page_sizes, largest_page) if flags & DIRTY_TRACKING else None
 
 
@@ -82,8 +82,8 @@ class MockNested(NestedDomain):
         self.iotlb: Final = [value] * IOTLB_ENTRIES
 
     def invalidate(self, array: UserArray) -> Generator[None, None, None]:
-        """EOPNOTSUPP: an entry has unknown flags. EINVAL: no such cache entry. What came before it
-        is done.
+        """EOPNOTSUPP: an entry has unknown flags. EINVAL: no such cache entry. The entries before
+        it are done.
         """
         array.expect(INVALIDATE_SELFTEST)
         for chunk in array.chunks(INVALIDATE_SELFTEST, _ENTRY.size, _ENTRY.size):

@@ -28,7 +28,7 @@ CACHE_ENTRIES: Final = 4
 _DATA: Final = struct.Struct("<IIQQ")
 _DATA_LEAST: Final = 8
 _ENTRY: Final = struct.Struct("<III")  # flags; the guest's number of the device; which cache entry
-# the kernel's mock copies them all, into what it can allocate at once
+# the kernel's mock copies all at once, and the kernel allocates no more for that
 _MOST_ENTRIES: Final = (4 << 20) // _ENTRY.size
 _NUMBER: Final = struct.Struct("<I")
 
@@ -72,12 +72,12 @@ class MockViommu(ViommuDriver):
 
     def invalidate(self, array: UserArray) -> Generator[None, None, None]:
         """EOPNOTSUPP: an entry has unknown flags. EINVAL: no such cache entry, or no such device.
-        What came before it is done. ENOMEM: more than 4 MiB of them."""
+        The entries before it are done. ENOMEM: more than 4 MiB of entries."""
         if not array.count:
             array.expect(INVALIDATE_VIOMMU_SELFTEST)
             return
         if array.count > _MOST_ENTRIES:
-            array.done = array.count  # none is, but so the kernel's mock tells
+            array.done = array.count  # none is done, but the kernel's mock says so
             raise IoctlError(ENOMEM, f"{array.count} entries are more than {_MOST_ENTRIES}")
         entries = yield from array.entries(INVALIDATE_VIOMMU_SELFTEST, _ENTRY.size)
         for flags, virt_id, number in _ENTRY.iter_unpack(entries):

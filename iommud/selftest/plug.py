@@ -1,11 +1,11 @@
 """What MOCK_DOMAIN makes: a device, and the IOMMU that it stands behind, by the flags of the test
 ioctl (MOCK_FLAGS_DEVICE_*).
 
-The kernel's mock device stands behind the mock's IOMMU, of which there is one for all, and says
-itself whether its DMA can be tracked. Behind a hardware's IOMMU stands a PCI device. With
-MOCK_FLAGS_DEVICE_PASID it has PASIDs of 20 bits, and may ask for translations (ATS) and for pages
-(PRI); without, it has none of these. With MOCK_FLAGS_DEVICE_NO_DIRTY its IOMMU does not track what
-DMA writes, and is another one.
+The kernel's mock devices stand behind one IOMMU, the mock's. Each device says itself whether its
+DMA can be tracked. Behind any other kind of IOMMU stands a PCI device. With MOCK_FLAGS_DEVICE_PASID
+the PCI device has PASIDs of 20 bits, and may ask for translations (ATS) and for pages (PRI);
+without the flag it has none of these. With MOCK_FLAGS_DEVICE_NO_DIRTY the PCI device stands behind
+another IOMMU of the same kind, which does not track what DMA writes.
 """
 
 import itertools
@@ -49,7 +49,7 @@ class Plugged(NamedTuple):
 
 
 class Socket:
-    """Where devices are plugged in that stand behind IOMMUs of one kind (kinds.NAMES)."""
+    """Where devices are plugged in. All stand behind IOMMUs of one kind (kinds.NAMES)."""
 
     def __init__(self, kind: str = kinds.DEFAULT) -> None:
         self._kind: Final = kind

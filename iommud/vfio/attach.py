@@ -27,8 +27,8 @@ async def attach_iommufd_pt(bound: Bound, request: Request, _outside: Outside) -
     """Attach the device to an IOAS or a HWPT, in place of what it is attached to; pt_id becomes the
     HWPT's.
 
-    EINVAL: an unknown flag, or argsz without room for the PASID. EFAULT: pt_id cannot be written:
-    it is detached again. Others: Bound.attach, attach_pasid.
+    EINVAL: an unknown flag, or argsz without room for the PASID. EFAULT: pt_id cannot be written;
+    the device is detached again. Others: Bound.attach, attach_pasid.
     """
     cmd = request.cmd
     with_pasid = await _pasid(request, _ATTACH_PASID, _ATTACH)
@@ -47,7 +47,7 @@ async def attach_iommufd_pt(bound: Bound, request: Request, _outside: Outside) -
 
 
 async def detach_iommufd_pt(bound: Bound, request: Request, _outside: Outside) -> None:
-    """Block its DMA. Nothing when it is not attached. EINVAL: as `attach_iommufd_pt`."""
+    """Block the device's DMA. No effect if it is not attached. EINVAL: as `attach_iommufd_pt`."""
     with_pasid = await _pasid(request, _DETACH_PASID, _DETACH)
     async with locked(bound.device.set):
         if with_pasid:
@@ -57,7 +57,7 @@ async def detach_iommufd_pt(bound: Bound, request: Request, _outside: Outside) -
 
 
 async def _pasid(request: Request, flag: int, struct: str) -> bool:
-    """Whether it is of a PASID, which is then read. EINVAL, EFAULT."""
+    """Whether the request is for a PASID, which is then read into `request.cmd`. EINVAL, EFAULT."""
     cmd, end = request.cmd, offset_end(struct, "pasid")
     if cmd.flags & ~flag:
         raise IoctlError(EINVAL, f"flags {cmd.flags:#x} has the unknown bits {cmd.flags & ~flag:#x}")

@@ -2,7 +2,7 @@
 this one.
 
 A buffer is revoked while nothing answers: memory is disabled, the device is being reset, in low
-power, or closed. What is mapped then is lost for ever.
+power, or closed. What is mapped when that happens is lost for ever.
 
 Ref: v7.3 vfio_pci_dmabuf.c
 """
@@ -36,7 +36,9 @@ class BarBuffer(DmaBuf):
         return DmaBufMapping(self)
 
     def move(self, revoked: bool) -> None:
-        """Revoke it, or permit mappings, if that is a change. Ref: v7.3 vfio_pci_dma_buf_move"""
+        """Revoke the buffer, or permit mappings again. No effect if it is so already. Ref: v7.3
+        vfio_pci_dma_buf_move
+        """
         if revoked != self.revoked:
             self.revoke(revoked)
 

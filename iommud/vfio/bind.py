@@ -24,11 +24,11 @@ _OUT: Final = fields(STRUCT.name)["out_devid"].offset
 
 
 async def bind_iommufd(file: DeviceFile, caller: Client, outside: Outside, address: int) -> None:
-    """Bind it, open the device, and write out_devid.
+    """Bind the file's device, open it, and write out_devid.
 
     EFAULT, E2BIG: the struct; EINVAL: argsz, an unknown flag, a negative descriptor; it is bound
     already, or another file has bound it; a token, which no device here takes. EBUSY: its group is
-    open. EBADF, EBADFD: what the descriptor is. Others: Bound.
+    open. EBADF, EBADFD: Outside.context. Others: Bound.
     """
     cmd = await _read(caller, address)
     if cmd.iommufd < 0 or cmd.flags & ~_TOKEN:

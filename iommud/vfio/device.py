@@ -1,12 +1,13 @@
 """A VFIO device: a function bound to vfio-pci, known to all who open its file, and driven by one at
 a time.
 
-Whoever opens the file can do nothing with it until it is bound to an iommufd; from then to its
-close nobody else can bind it. So what there is to remember stands in three places: `VfioDevice` as
-long as the daemon runs, `DeviceFile` from open to close, `Bound` from bind to close.
+Whoever opens the file can do nothing with it until the device is bound to an iommufd. From then
+until the file is closed nobody else can bind the device. So what there is to remember stands in
+three places: `VfioDevice` as long as the daemon runs, `DeviceFile` from open to close, `Bound` from
+bind to close.
 
-Who has the device's group gets a file that is bound already (group.py). Such files of one device
-share what it is bound to, until the last of them is closed.
+Whoever has the device's group gets a file that is bound already (group.py). Such files of one
+device share one `Bound`, until the last of them is closed.
 
 Ref: v7.3 drivers/vfio/vfio_main.c, device_cdev.c, iommufd.c
 """
@@ -32,7 +33,8 @@ _INT_MAX: Final = (1 << 31) - 1
 
 class DeviceSet(Object):
     """What is locked while a device is bound or attached: the devices that one reset resets. Here
-    each device is one by itself. It has no ID; the locks of contexts' objects come after it.
+    each device is a set by itself. A set has no ID. It is locked before the objects of contexts
+    are.
     """
 
     kind = "device set"
@@ -95,10 +97,10 @@ class Bound:
             raise
         self.opened: Final[Opened] = device.vfio.open(mappable=mappable)
         self.low_power = False
-        self._wake: Trigger | None = None  # what would be told that it woke up
+        self._wake: Trigger | None = None  # what would be told that the device woke up
         self._attached = False
         self._pasids: set[int] = set()
-        self._lent: Final[WeakSet[BarBuffer]] = WeakSet()  # that somebody has, or has mapped
+        self._lent: Final[WeakSet[BarBuffer]] = WeakSet()  # those that somebody has, or has mapped
         self.opened.memory_changed = self._memory_changed
         device.bound = self
 
@@ -118,7 +120,8 @@ class Bound:
         self.device.share.release(self.device.claimed_as)
 
     def attach(self, pt_id: int) -> Generator[None, None, int]:
-        """Attach, or replace what it is attached to; the HWPT's ID. Errors: Device.attach, replace.
+        """Attach the device, or replace what it is attached to; returns the HWPT's ID. Errors:
+        Device.attach, replace.
 
         Ref: v7.3 iommufd.c vfio_iommufd_physical_attach_ioas
         """
@@ -128,13 +131,13 @@ class Bound:
         return hwpt_id
 
     def detach(self) -> None:
-        """Nothing when it is not attached. Ref: v7.3 iommufd.c vfio_iommufd_physical_detach_ioas"""
+        """No effect if it is not attached. Ref: v7.3 iommufd.c vfio_iommufd_physical_detach_ioas"""
         if self._attached:
             self.in_context.detach()
             self._attached = False
 
     def attach_pasid(self, pasid: int, pt_id: int) -> Generator[None, None, int]:
-        """As `attach`, of one PASID. ENOSPC: it is beyond 2^31 - 1.
+        """As `attach`, for one PASID. ENOSPC: it is beyond 2^31 - 1.
 
         Ref: v7.3 iommufd.c vfio_iommufd_physical_pasid_attach_ioas
         """
@@ -153,8 +156,8 @@ class Bound:
             self._pasids.remove(pasid)
 
     def load(self, bar: int, offset: int, size: int) -> int:
-        """A load by a mapping; arguments as of Regions.load. EIO, which is a SIGBUS: the client has
-        put the device into low power, or Regions.load.
+        """A load through a mapping; arguments as for Regions.load. EIO, which is a SIGBUS: the
+        client has put the device into low power, or as Regions.load.
 
         Ref: v7.3 vfio_pci_core.c vfio_pci_vmf_insert_pfn
         """
@@ -162,12 +165,14 @@ class Bound:
         return self.opened.regions.load(bar, offset, size)
 
     def store(self, bar: int, offset: int, size: int, value: int) -> None:
-        """A store by a mapping. EIO: as `load`."""
+        """A store through a mapping. EIO: as `load`."""
         self._be_awake()
         self.opened.regions.store(bar, offset, size, value)
 
     def peek(self, bar: int, offset: int, size: int) -> bytes | None:
-        """What loads in whole pages would give, without effect. None: low power; Regions.peek."""
+        """What loads of whole pages would give, without any effect. None: low power, or as
+        Regions.peek.
+        """
         return None if self.low_power else self.opened.regions.peek(bar, offset, size)
 
     def _be_awake(self) -> None:
@@ -177,11 +182,11 @@ class Bound:
             )
 
     def enter_low_power(self, wake: Trigger | None) -> None:
-        """From now on loads and stores by a mapping are SIGBUS; pread and pwrite go on. EINVAL: it
-        was entered already.
+        """From now on loads and stores through a mapping are SIGBUS; pread and pwrite still work.
+        EINVAL: the device is in low power already.
 
-        As a kernel without CONFIG_PM: the device never sleeps, so nothing wakes it up, and `wake`
-        is never told. Ref: v7.3 vfio_pci_core.c vfio_pci_runtime_pm_entry
+        It is as in a kernel without CONFIG_PM: the device never sleeps, so nothing wakes it up, and
+        `wake` is never signalled. Ref: v7.3 vfio_pci_core.c vfio_pci_runtime_pm_entry
         """
         self._move_all(revoked=True)
         if self.low_power:

@@ -1,7 +1,8 @@
 """From an ioctl on a device's file to its handler, in the kernel's order of checks.
 
-The bind has rules of its own. Until it is done all else is EINVAL, whatever it is; then the number
-(ENOTTY), the struct (EFAULT), and argsz, which must reach what the oldest struct had (EINVAL).
+The bind has rules of its own (bind.py). Before the bind every other ioctl is EINVAL. After it the
+checks are: the number (ENOTTY), the struct (EFAULT), and argsz, which must cover what the oldest
+struct had (EINVAL).
 
 Ref: v7.3 vfio_main.c vfio_device_fops_unl_ioctl
 """

@@ -1,6 +1,6 @@
 """VFIO's groups: the devices that an IOMMU cannot tell apart, behind one file, /dev/vfio/7.
-Programs that are older than the devices' own files open that, give it a container, and ask it for
-devices.
+Programs that are older than the devices' own files open the group's file, give the group a
+container, and ask it for devices.
 
 With CONFIG_IOMMUFD_VFIO_CONTAINER a container is a context of /dev/iommu. The group has it from
 SET_CONTAINER to UNSET_CONTAINER, or to its close. A device that is opened by the group is bound to
@@ -8,10 +8,10 @@ that context, and attached to its compat IOAS; it stays so until its own last cl
 group is closed before.
 
 A group's file and its devices' own files exclude each other: whoever comes later gets EBUSY. A
-group's file can be opened once, a device by its group often.
+group's file can be open once at a time; a device can be opened by its group any number of times.
 
-A device without an IOMMU is a group by itself. By its group it is bound to nothing and attached to
-nothing: its DMA goes to physical addresses.
+A device without an IOMMU is a group by itself. If it is opened by its group, it is bound to nothing
+and attached to nothing: its DMA goes to physical addresses.
 
 Ref: v7.3 drivers/vfio/group.c
 """
@@ -27,8 +27,8 @@ from .device import VfioDevice
 
 
 class VfioGroup(Object):
-    """From the first of its devices that vfio-pci has to the last. It has no ID; its lock comes
-    before those of device sets.
+    """A group, as long as vfio-pci has any of its devices. It has no ID. It is locked before device
+    sets are.
     """
 
     kind = "group"
@@ -39,7 +39,7 @@ class VfioGroup(Object):
         self.number: Final = number
         self.isolated: Final = isolated
         self.devices: Final[list[VfioDevice]] = []  # that can be asked for, newest first
-        self.members = 0  # those too that are about to go
+        self.members = 0  # devices that vfio-pci has; also those about to go
         self.is_open = False
         self.by_their_files = 0  # devices that are bound by their own files
         self.context: Context | None = None
@@ -86,8 +86,8 @@ class VfioGroup(Object):
         self.by_their_files -= 1
 
     def set_container(self, context: Context) -> None:
-        """EINVAL: the container is for the other kind of devices, those without an IOMMU or with
-        one.
+        """EINVAL: the container is for devices without an IOMMU and the group's have one, or the
+        reverse.
         """
         if self.isolated:
             context.ensure_compat_ioas()
@@ -133,7 +133,7 @@ class Groups:
         return self._groups.get(number)
 
     def add(self, device: VfioDevice) -> None:
-        """vfio-pci has it now."""
+        """vfio-pci has the device now."""
         plugged = device.plugged
         assert plugged.group is not None
         group = self._groups.get(plugged.group)
@@ -145,7 +145,7 @@ class Groups:
         device.group = group
 
     def hide(self, device: VfioDevice) -> None:
-        """It is about to go: nobody can ask for it any more. Ref: v7.3 group.c
+        """The device is about to go: nobody can ask for it any more. Ref: v7.3 group.c
         vfio_device_group_unregister
         """
         group = self._of(device)
@@ -153,7 +153,7 @@ class Groups:
             group.devices.remove(device)
 
     def show(self, device: VfioDevice) -> None:
-        """It stays after all, unless somebody else has made it go."""
+        """The device stays after all, unless somebody else has made it go."""
         if device.group is not None and device not in (group := self._of(device)).devices:
             group.devices.insert(0, device)
 

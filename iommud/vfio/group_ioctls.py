@@ -37,9 +37,9 @@ class Descriptors(Protocol):
         """It has one less."""
 
     async def give(self, caller: Any, file: DeviceFile) -> int:
-        """The caller's ioctl ends with a descriptor of this file, whose number is returned.
-        `opening` was called for it; whatever fails, it is released and `closed`. EMFILE: no number
-        is free.
+        """End the caller's ioctl with a descriptor of this file; returns its number. `opening` has
+        been called for it. On any failure the file is released, which counts as `closed`. EMFILE:
+        no number is free.
         """
 
 
@@ -59,8 +59,8 @@ async def dispatch(
 
 
 async def _get_status(group: VfioGroup, caller: Client, _outside: Outside, address: int) -> None:
-    """Whether it has a container, and whether it could be used. EFAULT: the struct. EINVAL: argsz.
-    ENODEV: vfio-pci has none of its devices any more.
+    """Whether the group has a container, and whether the group could be used. EFAULT: the struct.
+    EINVAL: argsz. ENODEV: vfio-pci has none of its devices any more.
     """
     cmd = codec.decode(STATUS, await _read(caller, address, _STATUS_SIZE, "the struct"))
     if cmd.argsz < _STATUS_SIZE:
@@ -94,7 +94,7 @@ async def _set_container(group: VfioGroup, caller: Client, outside: Outside, add
 
 
 async def _unset_container(group: VfioGroup, _caller: Client, _outside: Outside, _argument: int) -> None:
-    """Devices that are open stay where they are. EINVAL: it has none."""
+    """Devices that are open stay where they are. EINVAL: the group has no container."""
     async with locked(group):
         group.unset_container()
 
@@ -102,7 +102,7 @@ async def _unset_container(group: VfioGroup, _caller: Client, _outside: Outside,
 async def _get_device_fd(
     group: VfioGroup, caller: Client, outside: Outside, descriptors: Descriptors, address: int
 ) -> int:
-    """A descriptor of the device that is named, which is in the compat IOAS of the group's
+    """A descriptor of the named device, which is attached to the compat IOAS of the group's
     container. EFAULT, EINVAL: the name. EMFILE: no descriptor is free. Others: VfioGroup.find,
     _open.
     """
@@ -118,7 +118,7 @@ async def _get_device_fd(
 
 
 async def _open(group: VfioGroup, device: VfioDevice, caller: Client, outside: Outside) -> Bound:
-    """EINVAL: the group has no container. EPERM: a device without an IOMMU takes CAP_SYS_RAWIO, and
+    """EINVAL: the group has no container. EPERM: a device without an IOMMU takes CAP_SYS_RAWIO and
     a container without a compat IOAS; or another context has a device of the group. ENODEV: the
     container has no compat IOAS any more. Others: Bound.attach.
 
@@ -160,7 +160,9 @@ def _check_is_there(group: VfioGroup) -> None:
 
 
 async def _context(caller: Client, outside: Outside, number: int) -> tuple[Context | None, IoctlError | None]:
-    """What the descriptor stands for, or why it is no container, which comes after other checks."""
+    """The context behind the descriptor, or why it is no container: that refusal comes after other
+    checks.
+    """
     try:
         return await outside.context(caller, number), None
     except IoctlError as refusal:

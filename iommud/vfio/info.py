@@ -1,7 +1,7 @@
 """VFIO_DEVICE_GET_INFO, VFIO_DEVICE_GET_REGION_INFO, VFIO_DEVICE_GET_IRQ_INFO: what there is.
 
-What does not fit into the struct follows it as capabilities, if argsz leaves room; if not, argsz
-becomes what all of it takes.
+Capabilities follow the struct, if argsz leaves room for them. If not, argsz becomes the size that
+all of it needs.
 
 Ref: v7.3 vfio_pci_core.c, vfio_main.c vfio_get_region_info
 """

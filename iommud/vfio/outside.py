@@ -9,7 +9,7 @@ from .device import VfioDevice
 
 
 class Outside(Protocol):
-    """`origins`, `descriptors`: as of every ioctl."""
+    """`origins`, `descriptors`: as for every ioctl."""
 
     origins: Origins
     descriptors: Descriptors
@@ -27,4 +27,4 @@ class Outside(Protocol):
         """
 
     async def quiet(self, device: VfioDevice) -> None:
-        """Wait until whoever has closed a device of the group has really done it."""
+        """Wait until every close of a device of the group has been carried out."""

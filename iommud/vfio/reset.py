@@ -25,8 +25,8 @@ async def get_pci_hot_reset_info(bound: Bound, _request: Request, _outside: Outs
 
 
 async def pci_hot_reset(bound: Bound, request: Request, _outside: Outside) -> None:
-    """EINVAL: flags; groups named on a device's own file, or none where it was opened by its group.
-    ENODEV otherwise.
+    """EINVAL: flags are not 0; groups are named on a device's own file, or none on a file that the
+    group gave. ENODEV otherwise.
     """
     cmd = request.cmd
     if cmd.flags or bool(cmd.count) != bound.by_group:

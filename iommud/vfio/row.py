@@ -16,7 +16,7 @@ Handler = Callable[[Bound, Request, Outside], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class Row:
     """One ioctl. `min_size` (bytes): what is read of its struct, and what argsz must reach; 0: it
-    has none. `by_group`: files that were opened by a group have it too.
+    has no struct. `by_group`: files that were opened by a group have it too.
     """
 
     name: str

@@ -1,5 +1,5 @@
-"""The table of a device's file: a row for each ioctl that 7.3's vfio and vfio-pci answer once it is
-bound. The bind itself, which comes before all, is in bind.py.
+"""The table of a device's file: a row for each ioctl that 7.3's vfio and vfio-pci answer once the
+device is bound. The bind itself, which comes before all, is in bind.py.
 
 Ref: v7.3 vfio_main.c vfio_device_fops_unl_ioctl, vfio_pci_core.c vfio_pci_core_ioctl
 """

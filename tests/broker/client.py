@@ -52,7 +52,7 @@ def main() -> None:
                 answer = bind(files[at], files[int(rest[1])])
             elif word == "bind-number":
                 answer = bind(files[at], int(rest[1]))
-            elif word == "race":  # the same, by two threads, to two of them
+            elif word == "race":  # the same by several threads at once, each to one of these
                 answer = race(files[at], [files[int(number)] for number in rest[1:]])
             elif word == "attach":
                 answer = ioctl(files[at], ATTACH, struct.pack("=IIII", 16, 0, int(rest[1]), 0))[0] or "0"

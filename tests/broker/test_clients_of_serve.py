@@ -1,5 +1,5 @@
 """The C programs that judge `iommud run` judge `iommud serve` as well, where each open file has a
-worker of its own: none may notice.
+worker of its own. No program may notice that.
 """
 
 import subprocess
@@ -17,13 +17,13 @@ from tests.support import IOMMUD, PATIENCE, wait_for_input
 pytestmark = pytest.mark.usefixtures("root")
 
 BARE_DEV = [sys.executable, str(Path(__file__).parents[1] / "serve" / "bare_dev.py")]
-# What crosses processes, descriptors, memory, mappings, limits and the end of files. The rest does
-# not know how it is served.
+# Those about what crosses processes: descriptors, memory, mappings, limits and the end of files.
+# The others cannot tell how they are served.
 PROGRAMS = (
     "destroy", "dispatch", "ioas_map", "ioas_map_file", "ioas_iova_ranges", "lifetime", "option",
 )  # fmt: skip
-# As tests/clients/unwatched.py: mmap(2) of a FUSE file succeeds, whatever lies there; what is
-# touched there then decides.
+# As in tests/clients/unwatched.py: mmap(2) of a FUSE file succeeds, whatever lies there. Only a
+# touch of the memory tells.
 MMAP_OF_A_RANGE = {
     f"{what} (got 0, expected ENXIO)"
     for what in (

@@ -25,7 +25,9 @@ Begin = Callable[..., Client]
 
 
 class Machine:
-    """A daemon with two devices, the second of which is nobody's, and the clients."""
+    """A daemon with three devices, and its clients. The second device's file belongs to the user
+    nobody.
+    """
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.directory = directory
@@ -84,8 +86,8 @@ def until_workers(machine: Machine, count: int) -> None:
 
 
 def stoppable(machine: Machine) -> tuple[Client, int]:
-    """A client that has opened /dev/iommu (0), and the worker that serves it. Nobody else has one
-    yet.
+    """A client that has opened /dev/iommu (0), and the worker that serves it. No other client may
+    have a worker yet.
     """
     client = machine.begin()
     assert client.ask("open") == "0"
@@ -103,7 +105,7 @@ def test_two_users_each_have_a_device(machine: Machine) -> None:
         assert client.ask("vendor 1") == VENDOR
         assert client.ask("map 1") == "0"
         assert client.ask("load 0 0") == ID
-    until_workers(machine, 2)  # a device needs none of its own, once it is bound
+    until_workers(machine, 2)  # a device needs no worker of its own, once it is bound
     assert first.ask("close 0") == "0"
     assert first.ask("vendor 1") == VENDOR, "the context lives as long as its device"
     assert first.ask("close 1") == "0"
@@ -219,7 +221,7 @@ def test_a_worker_that_is_killed_before_it_has_heard_of_a_bind(machine: Machine)
     os.kill(worker, signal.SIGSTOP)
     client.tell("bind 1 0")
     wait_for_call(client.process.pid, IOCTL)
-    until_workers(machine, 1)  # the device's own has passed it on
+    until_workers(machine, 1)  # the worker of the device's file has passed the bind on
     os.kill(worker, signal.SIGKILL)
     assert client.hear() == "EIO"
     other = machine.driver()

@@ -270,7 +270,7 @@ def request_of_a_device() -> bytes:
 
 
 def messages(table: Table, worker: Worker) -> list[memoryview]:
-    """What it was sent since it was assigned."""
+    """What the worker was sent after its assignment."""
     requests = Requests(table.reading[worker.number])
     assert requests.fill()
     found = []

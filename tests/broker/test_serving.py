@@ -249,7 +249,7 @@ def test_without_its_spawner_it_ends_and_says_so(serve: Start, begin: Begin) -> 
     served = serve()
     client = begin()
     client.ask("open")
-    # what it forks has its name for a moment
+    # what the spawner forks has the spawner's name for a moment
     until(lambda: len(served.family("iommud-spawner")) == 1)
     (spawner,) = served.family("iommud-spawner")
     os.kill(spawner.pid, signal.SIGKILL)

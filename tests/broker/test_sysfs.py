@@ -131,7 +131,7 @@ def test_an_unbind_that_is_killed_has_done_nothing(machine: Machine) -> None:
         wait_for_call(unbind.pid, WRITE)
         unbind.kill()
     while client.ask(f"open {machine.device(0)}") == "ENODEV":
-        pass  # the write is called off a moment after its process
+        pass  # the write is called off a moment after its process has ended
     assert (machine.sys / "bus/pci/devices" / machine.names[0] / "driver").exists()
 
 

@@ -75,8 +75,8 @@ def test_a_worker_that_does_not_leave_is_killed() -> None:
 
 
 def test_it_closes_the_connection_for_one_that_cannot_be_ended() -> None:
-    """The worker is stopped in a way that SIGKILL ends, so the twin is told that it did not: what
-    it closes is seen from outside.
+    """SIGKILL does end a stopped worker, so the twin is made to believe (`deaf`) that it did not.
+    What the twin closes is seen from outside.
     """
     family = Family(deaf=True, leaves=False)
     os.kill(family.pid, signal.SIGSTOP)

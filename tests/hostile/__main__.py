@@ -36,7 +36,7 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", help="which attacks, or the programs whose attacks (default: all)")
     args = parser.parse_args()
-    # so that all is put away
+    # so that everything is removed at the end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if os.geteuid() != 0:
         sys.exit("make hostile mounts, makes device nodes and changes its user: it needs root")

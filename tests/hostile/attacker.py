@@ -1,4 +1,4 @@
-"""The attackers' side: their programs, and what one needs that is started as a user without any
+"""The attackers' side: their programs, and what an attacker needs that runs as a user without any
 rights.
 """
 
@@ -66,8 +66,8 @@ def make_nodes(place: Path) -> Path:
 
 
 class Attacker:
-    """One attack, under way. `place`: a directory where others may look, in which programs and
-    nodes are.
+    """One attack, under way. `place`: a directory that others may search, with programs and nodes
+    in it.
     """
 
     def __init__(self, attack: Attack, device: str, place: Path) -> None:
@@ -124,7 +124,9 @@ class Attacker:
         return {errno.errorcode.get(number, str(number)) if number else "ok": count for number, count in found.items()}
 
     def end(self) -> None:
-        """All of its processes, also those that hang in its own filesystem: that ends with them."""
+        """End all of its processes, also those that hang in its own filesystem: the filesystem ends
+        with them.
+        """
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:

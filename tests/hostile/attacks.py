@@ -10,9 +10,9 @@ WHY = ("--mock", "--why")
 class Attack:
     """`program` and `name` say which; `flags` are the attacked daemon's.
 
-    `refused`: the errnos of which the attacker must be given one in the end, as nobody may have
-    that without limit; empty: none. `unread`: nobody reads what the daemon writes to its stderr.
-    `target`: it needs the set-user-ID program.
+    `refused`: errnos. The attacker must get one of them in the end, because nobody may have without
+    limit what it takes; empty: it need not be refused. `unread`: nobody reads what the daemon
+    writes to its stderr. `target`: it needs the set-user-ID program.
     """
 
     program: str
@@ -62,7 +62,7 @@ WORK = _of(
     "reads",
 )
 ENDS = _of("ends", "kills", "execs", "leaderless")
-# Small ones, so that they are used up soon; an innocent client still does not come near them.
+# Small shares, so that they are used up soon; an innocent client still does not come near them.
 SHARES_OF = (*MOCK, "--share", "workers=16,files=128,objects=256")
 FULL = ("ENOMEM", "EMFILE", "ENFILE", "ENOSPC")
 SHARES = tuple(Attack("shares", name, SHARES_OF, FULL) for name in ("objects", "areas", "files", "opens", "queues"))

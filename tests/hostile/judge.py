@@ -1,10 +1,11 @@
 """What an innocent client measured, and how much of it is the attacked daemon's doing.
 
 On a busy machine anybody may be kept from running for a while. So at the same time another innocent
-client uses another daemon, which nobody attacks, and both measure how late they wake from a sleep.
-From the time that a call took, the time is taken out in which one of these was slow as well: that
-was the machine. What is left was the daemon, which so cannot be excused for what is its own. Where
-the calls of the other are slow again and again, at other moments, that much is allowed.
+client uses another daemon, which nobody attacks. Both clients also measure how late they wake from
+a sleep. The time that a call took does not count while a call of the other client, or a sleep of
+either, was slow as well: that was the machine. What is left was the attacked daemon, and is not
+excused. If the other client's calls are slow again and again, at other moments, that much is
+allowed.
 """
 
 from __future__ import annotations

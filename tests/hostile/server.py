@@ -19,7 +19,7 @@ STOPPED_IN = STARTED_IN = 2.0
 MARGIN = 2.0  # times what a daemon takes that nobody attacks
 HANGS = 8.0  # seconds after which one does not wait any longer
 SMALL_PIPE = 4096
-# what such a daemon takes to end, at this moment; seconds
+# how long a daemon that nobody attacks takes to end, at this moment; seconds
 Usual = Callable[[signal.Signals], float]
 
 
@@ -42,7 +42,9 @@ class Server(Daemon):
         self._reader = threading.Thread(target=self._drain, daemon=True)
 
     def wait_until_serving(self, seconds: float = 60.0) -> float | None:
-        """How many seconds it took from its start; None: not in so many."""
+        """Wait until it serves. Returns how many seconds that took from its start; None: it does
+        not serve in so many.
+        """
         poll = select.poll()
         poll.register(self._stderr, select.POLLIN)
         if not poll.poll(max(0.0, self._began + seconds - time.monotonic()) * 1000):
@@ -78,7 +80,7 @@ class Server(Daemon):
         self.process.send_signal(number)
         after = {process.pid: process for process in [*before, *self.family()]}
         left = wait_gone(list(after.values()), seconds)
-        if left:  # on a machine that is too busy it may be as late for a daemon that nobody attacks
+        if left:  # on a machine that is too busy, a daemon that nobody attacks may be as late
             left = wait_gone(left, MARGIN * usual(number) - (time.monotonic() - began))
         self.process.poll()
         wrong = []
@@ -93,7 +95,7 @@ class Server(Daemon):
         return wrong
 
     def remove(self) -> None:
-        """Whatever it takes, once the attackers have ended."""
+        """End it by force, once the attackers have ended."""
         self.kill_all()
         if self._reader.ident:
             self._reader.join(HANGS)

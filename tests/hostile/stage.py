@@ -19,11 +19,11 @@ from tests.hostile.judge import LIMIT, Report, held_up, parse, usual_delay
 from tests.hostile.log import faults_of_log
 from tests.hostile.server import HANGS, MARGIN, STARTED_IN, Server
 
-# Seconds that an attack may take to be under way, on a machine that has stopped for a while as
-# well. What a daemon has to do with it is seen by its other client.
+# Seconds that an attack may take to get under way, also on a machine that stops for a while. If
+# that is the daemon's doing, its other client sees it.
 READY_IN = 20.0
 KNOCKED_IN = 3.0
-REFUSED_IN = 15.0  # seconds in which who takes all that there is must have come to its end
+REFUSED_IN = 15.0  # seconds in which an attacker that takes all it can get must be refused
 UNLIMITED = "1000000"
 
 
@@ -48,7 +48,7 @@ class Result:
 
 
 class Innocent:
-    """An ordinary client. With another user's ID than the attacker."""
+    """An ordinary client, of another user than the attacker."""
 
     def __init__(self, place: Path, device: Path, user: int) -> None:
         self.process = subprocess.Popen(
@@ -65,7 +65,7 @@ class Innocent:
         assert line == "ready\n", line
 
     def report(self) -> Report:
-        """What it measured. It may not be able to end yet."""
+        """What it measured. Its process may not be able to end yet."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()
@@ -89,7 +89,7 @@ class Innocent:
 
 
 class Stage:
-    """One daemon that is attacked after the other, and one that never is."""
+    """Daemons that are attacked, one after the other, and one that never is."""
 
     def __init__(self, place: Path) -> None:
         """`place`: an empty directory that all may search."""
@@ -121,7 +121,7 @@ class Stage:
         return took
 
     def _usual_end(self, number: signal.Signals) -> float:
-        """How long such a one takes to end by this signal; seconds."""
+        """How long such a daemon takes to end by this signal; seconds."""
         server = Server(self.place / "unknown", "--mock")
         server.wait_until_serving()
         began = time.monotonic()
@@ -150,7 +150,7 @@ class Stage:
 
     @contextmanager
     def attackers(self, *attacks: Attack) -> Iterator[list[Attacker]]:
-        """They are ended when the block is, and with them all that hangs because of them."""
+        """Attackers, until the block ends. All that hangs because of them ends with them."""
         begun: list[Attacker] = []
         try:
             for attack in attacks:
@@ -246,7 +246,7 @@ class Stage:
             result.wrong.append(f"the new daemon gives {knocked}")
 
     def _knock(self) -> str:
-        """What one call of another client gives, in a second."""
+        """What one call of another client gives, within KNOCKED_IN."""
         process = subprocess.Popen(
             [str(self.place / "innocent"), str(self._path)],
             stdout=subprocess.PIPE,
@@ -269,7 +269,7 @@ class Stage:
         """
         server = self.server_for(attacks[0])
         with self.attackers(*attacks) as attackers:
-            # for all of them: who holds up the others among his own harms nobody
+            # one time for all: an attacker that holds up other attackers harms nobody
             end = time.monotonic() + READY_IN
             under_way = [each for each in attackers if each.wait_ready(max(0.0, end - time.monotonic()))]
             wrong = server.terminate(self._usual_end)

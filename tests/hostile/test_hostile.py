@@ -12,16 +12,16 @@ from tests.hostile.stage import Stage
 
 SECONDS = 0.8
 SETUID_SECONDS = 4.0
-# `make hostile` judges by a tenth of a second. Here dozens of attackers want two processors, for
-# which nobody can be blamed, and a test must not fail by that; daemons that are held up by an
-# attack are held up for as long as it lasts.
+# `make hostile` allows a tenth of a second. Here dozens of attackers want two processors, and a
+# test must not fail because of that. A daemon that an attack holds up is held up for as long as the
+# attack lasts, so half a second is enough to see it.
 HELD_UP = 0.5
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
 def test_nobody_else_is_harmed(stage: Stage, attack: Attack) -> None:
-    """Other clients' longest call, what they were refused; SIGKILL in a second, a new daemon in
-    two; the log.
+    """Judged are other clients' longest call and refusals, the end by SIGKILL (within a second), a
+    new daemon (within two), and the log.
     """
     result = stage.run(attack, SECONDS, limit=HELD_UP)
     assert not result.wrong, "\n".join(result.wrong)

@@ -37,7 +37,7 @@ SKIPPED: Final = {
 NO_HUGE_PAGES: Final = "mmap() failed"
 MODELS: Final = {"vfio_pci_driver_test": "ioat"}  # that have a driver in the selftests; else edu
 LARGE: Final = ("vfio_pci_driver_test",)  # maps a GiB, which RLIMIT_MEMLOCK forbids an ordinary user
-# Of these only what is for iommufd's own interface.
+# Of these programs only the variants for iommufd's own interface run.
 VARIANTS: Final = {
     "vfio_dma_mapping_test": (
         "iommufd",
@@ -48,8 +48,8 @@ VARIANTS: Final = {
     "vfio_dma_mapping_mmio_test": ("iommufd",),
     "vfio_pci_device_init_perf_test": ("iommufd",),
 }
-# How a QEMU gets the device: keys of the device's, a shell's words with QEMU's command behind, and
-# options of iommud's.
+# How a QEMU gets the device: keys of the device, a shell script that runs QEMU's command, and
+# options of iommud.
 OPEN: Final = f"exec 9<>/dev/vfio/devices/$(ls /sys/bus/pci/devices/{BDF}/vfio-dev); "
 DEVICE: Final = 'exec "$@" -object iommufd,id=iommufd0 -device vfio-pci,id=edu,iommufd=iommufd0,'
 WAYS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
@@ -59,7 +59,7 @@ WAYS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
 }
 
 
-Check = tuple[str, Callable[[], str]]  # gives what is worth to be said; AssertionError: it fails
+Check = tuple[str, Callable[[], str]]  # returns what is worth saying; AssertionError: it fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def _repeat(name: str, check: Callable[[], str], times: int) -> int:
 
 
 def _users(*opened: str) -> Iterator[User]:
-    """`opened`: words by which nobody is let into more than the checkout."""
+    """`opened`: options of as_nobody.py that let the user nobody into more than the checkout."""
     yield User("root" if os.geteuid() == 0 else "user", [])
     if os.geteuid() == 0:
         yield User("nobody", [*AS_NOBODY, *opened])
@@ -160,7 +160,7 @@ def _qemus() -> Iterator[Check]:
 
 @cache
 def _machine() -> list[str]:
-    """QEMU's command. It is looked for when it is needed; NotHere."""
+    """QEMU's command. QEMU is looked for when it is first needed. Raises NotHere."""
     command = qemu.command()
     print(f"QEMU {qemu.QEMU.version}", flush=True)
     return [*command, *guest.MACHINE]

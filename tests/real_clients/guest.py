@@ -101,7 +101,7 @@ class Bus:
         self.ask("outl", 0xCFC, value)
 
     def wait_for(self, address: int, value: int) -> None:
-        """Until the word at the address is `value`, for whom nobody sends a message."""
+        """Poll until the word at the address is `value`: nothing announces it."""
         until = time.monotonic() + SECONDS
         while (found := self.ask("readl", address)) != value:
             assert time.monotonic() < until, f"{found:#x} at {address:#x}, and never {value:#x}"
@@ -146,7 +146,7 @@ def _copy(bus: Bus) -> None:
 
 
 def _interrupt(bus: Bus, slot: int) -> None:
-    """Where the message goes is memory, to see it come."""
+    """The message goes to memory, where we see it come."""
     msi = bus.config(slot, 0x34) & 0xFC
     while bus.config(slot, msi) & 0xFF != 5:
         msi = bus.config(slot, msi) >> 8 & 0xFC

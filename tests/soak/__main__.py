@@ -1,8 +1,8 @@
 """`make soak`: millions of random ioctls by eight users of one `iommud serve`, while clients,
 workers and the daemon are killed.
 
-Twice: without mock devices, and with them. Afterwards nothing may be left, and nobody may have been
-answered what Linux does not answer. Exit status 1: something is wrong, and was said.
+Twice: without mock devices, and with them. Afterwards nothing may be left, and no client may have
+got an answer that Linux does not give. Exit status 1: something is wrong, and was said.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=10_000_000, help="how many ioctls in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of what is random here (default: the time)")
     args = parser.parse_args()
-    # so that all is put away
+    # so that everything is removed at the end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if os.geteuid() != 0:
         sys.exit("make soak mounts and changes its user: it needs root")

@@ -23,17 +23,18 @@ PLAYERS = 8
 MOST_A_ROUND = 10_000  # calls
 LEAST_A_ROUND = 500
 KILL_EVERY = 4.0  # seconds, on average
-# What is killed, with their weights. The first process of a daemon is not killed any more when
-# three quarters of the calls are made: what it has then is compared with what it has in the end.
+# What is killed, with their weights. When three quarters of the calls are made, the first process
+# of a daemon is not killed any more: so the daemon that is looked at in the end has served for a
+# while.
 VICTIMS = {"client": 6, "worker": 3, "daemon": 1}
 LAST_STRETCH = 0.75
 WORKER = "iommud-worker"
-# seconds in which a client ends whose daemon was killed; a call of its own may take 20
+# seconds in which a client must end after its daemon was killed; one call may take 20
 ENDS_IN = 60.0
 AT_REST_IN = 30.0
 ALIKE = 8  # looks in a row, 0.2 s apart, at a daemon that does nothing more
 TOLD = 20  # times that a phase tells how far it is
-GROWTH = 24 << 20  # bytes, of all that the daemon's processes have
+GROWTH = 24 << 20  # bytes by which the memory of all the daemon's processes may grow
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class State:
 
 
 def memory(processes: list[Process]) -> int:
-    """Bytes that they have, each its share of what is shared."""
+    """Bytes of memory that the processes have; of shared memory each has its part (PSS)."""
     total = 0
     for process in processes:
         try:
@@ -83,7 +84,7 @@ class Phase:
         self._players = [Player(number, place, self._path, mock, a_round, random) for number in range(PLAYERS)]
         self._killed: set[Player] = set()  # whose round ends because we ended it
         self._excused: set[Player] = set()  # whose daemon was killed
-        self._excuses = 0  # workers that were killed, each of which is one client's
+        self._excuses = 0  # workers that were killed; each excuses one client
         self._wrong: list[str] = []
         self._made = 0
         self._kills = Counter[str]()
@@ -148,8 +149,8 @@ class Phase:
         return [f"{'with' if self._flags else 'without'} mock devices: {what}" for what in self._wrong]
 
     def _warm_up(self, server: Server) -> None:
-        """One round of each, undisturbed: what is allocated once is there, and so is the state to
-        compare with.
+        """One round of each player but the first, undisturbed. Afterwards, what is allocated only
+        once is there, and so is the state to compare with.
         """
         for player in self._players[1:]:  # the first one's rounds are long
             player.begin()
@@ -161,8 +162,8 @@ class Phase:
     def _at_rest(self, server: Server, before: State | None) -> State:
         """The state, when nothing is left that was not there before; or after AT_REST_IN seconds.
 
-        The last close of a file is not waited for by who closes it; looking is a request as well,
-        which comes after it.
+        Who closes a file for the last time does not wait until that is done. Looking is a request
+        as well, and comes after the close.
         """
         end = time.monotonic() + AT_REST_IN
         state = self._state(server)
@@ -206,7 +207,7 @@ class Phase:
     # --- kills ---
 
     def _kill(self, server: Server) -> Server:
-        """One process, of either side. The daemon that serves then."""
+        """Kill one process, of either side. Returns the daemon that serves then."""
         workers = [process for process in server.family() if process.name == WORKER]
         weights = dict(VICTIMS)
         if not workers:
@@ -248,8 +249,8 @@ class Phase:
         return new
 
     def _end_all(self) -> None:
-        """All clients end by themselves, if their daemon was killed, or come to the end of their
-        round.
+        """Wait until all clients have ended: by themselves if their daemon was killed, or else at
+        the end of their round.
         """
         end = time.monotonic() + ENDS_IN
         while any(player.process for player in self._players):

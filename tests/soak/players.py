@@ -19,7 +19,7 @@ from tests.clients.test_clients import LINUX_ANSWERS, LINUX_DEVICE_ANSWERS
 FIRST_USER = 5001  # users that need not be there
 THREADS = 2
 LONGEST_ROUND = 600  # seconds; a call of more than 20 s ends a round as well
-# What a call may be answered whose worker or daemon was killed; and nothing else.
+# The only answers that a call may get when its worker or daemon was killed.
 OF_A_KILL = {"EIO", "ENOTCONN", "ECONNABORTED", "EBADF"}
 STRERROR_OF_A_KILL = {os.strerror(getattr(errno, name)) for name in OF_A_KILL}
 _ANSWERED = re.compile(r"^fuzz\w*: .* answered (\w+)$", re.MULTILINE)
@@ -50,8 +50,8 @@ class Outcome:
 
 
 class Player:
-    """One user's client. Every eighth plays rounds of which Linux's answers are known, the others
-    play with all their might.
+    """One user's client. The first player plays rounds for which Linux's answers are known. The
+    others play random rounds, with THREADS threads.
     """
 
     def __init__(self, number: int, programs: Path, device: Path, mock: bool, calls: int, random: Random) -> None:
@@ -117,7 +117,7 @@ class Player:
                     int(played[1]), f"{self._round.arguments}: {out.splitlines()[-1]}, and Linux's {self._round.says}"
                 )
             return Outcome(int(played[1]))
-        # One that cannot go on says in which condition of its own.
+        # A client that cannot go on says which of its own checks failed.
         bailed = _BAILED.search(out)
         lost = answered <= OF_A_KILL and (
             bailed[1] in STRERROR_OF_A_KILL if bailed else status == 1 and answered != set()
