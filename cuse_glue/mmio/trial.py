@@ -255,8 +255,7 @@ class Trial:
     # --- runs ---
 
     def _run(self, device: Memory, fill: int) -> _Outcome:
-        """Run it with these contents of the device's pages; pages without one are full of `fill`.
-        """
+        """Run it with these contents of the device's pages; other pages are full of `fill`."""
         stepper = self._stepper
         for page, data in self._own.items():
             stepper.lay(page, data)

@@ -102,8 +102,7 @@ class CallNumbers:
 
     @property
     def stats(self) -> tuple[int, int, int]:
-        """Numbers of the calls that tell about an open file. None of the `calls` has one of them.
-        """
+        """Numbers of the calls that tell about an open file; none of them is among `calls`."""
         return self.fstat, self.fstatat, self.statx
 
 

@@ -84,8 +84,7 @@ class Hand:
 
     @contextmanager
     def helper(self) -> Iterator["Helper"]:
-        """A helper process, of which nothing is left afterwards. Raises ControlError, ThreadGone.
-        """
+        """A helper process, which leaves nothing behind. Raises ControlError, ThreadGone."""
         if _has_unshared(self._tracee.tid):
             # The helper would be the first process of the new namespace, which would end with the
             # helper.
