@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.kernel_selftest import source
 from tests.kernel_selftest.tap import Outcome, Result, parse
 from tests.support import AS_NOBODY, IOMMUD, ROOT
 
-from . import guest, qemu, selftests
+from . import dpdk, guest, qemu, selftests
 
 PLACE: Final = ROOT / "build" / "real_clients"
 BDF: Final = "0000:e0:00.0"
@@ -57,7 +58,7 @@ WAYS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "fd=, its BAR not mapped": (",mmap=off", f"{OPEN}{DEVICE}fd=9", ()),
     "host=": ("", f"{DEVICE}host={BDF}", ("--chardev",)),
 }
-
+COPIES: Final = ((64, 1), (64, 32), (4096, 1), (4096, 32), (65280, 1), (65280, 32))  # bytes, at a doorbell
 
 Check = tuple[str, Callable[[], str]]  # returns what is worth saying; AssertionError: it fails
 
@@ -78,10 +79,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make clients", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("only", nargs="*", metavar="WORD", help="only the checks whose names have one of these words")
     parser.add_argument("--times", type=int, default=1, help="each so often (default: 1)")
+    parser.add_argument("--brief", action="store_true", help="without DPDK's, which take minutes")
     options = parser.parse_args()
     passed = failed = 0
     try:
-        for name, check in (*_kernels(), *_qemus()):
+        for name, check in (*_kernels(), *_qemus(), *(() if options.brief else _dpdks())):
             if options.only and not any(word in name for word in options.only):
                 continue
             good = _repeat(name, check, options.times)
@@ -174,6 +176,74 @@ def _given(user: User, way: str) -> list[str]:
 
 def _boot(command: list[str]) -> str:
     return guest.boot(command, _guest())[-1]
+
+
+def _dpdks() -> Iterator[Check]:
+    print(f"DPDK {dpdk.DPDK.find().version}", flush=True)
+    for user in _users("--open", str(dpdk.DPDK.root)):
+        for version in "3.3", "3.4":
+            yield f"dpdk's dmadev_autotest on ioat {version}, as {user.name}", partial(_autotest, user, version)
+        yield f"dpdk's dma-perf, as {user.name}", partial(_copies, user)
+        yield f"dpdk-devbind, as {user.name}", partial(_devbind, user)
+
+
+def _autotest(user: User, version: str) -> str:
+    # all of it is locked, and an ordinary user may lock 8 MiB
+    said = _dpdk(user, f"ioat,version={version}", dpdk.autotest(BDF, 8 if user.before else 64))
+    passed = dpdk.passed(said, BDF)
+    missing = dpdk.TRIED - passed
+    if version == "3.4":
+        missing |= {dpdk.ERRORS} - passed
+    assert not missing, f"not passed: {', '.join(sorted(missing))}\n{said[-4000:]}"
+    return ", ".join(sorted(passed))
+
+
+def _copies(user: User) -> str:
+    # of larger ones an ordinary user may not lock as much as they take
+    cases = [case for case in COPIES if not user.before or case[0] == 64]
+    with _place() as place:
+        performance = dpdk.Performance(place, BDF, cases, 8 if user.before else 64)
+        rates = performance.copies(_dpdk(user, "ioat", performance.command, place))
+    return "copies a second: " + ", ".join(
+        f"{size} B by {kick} {rate:.0f}" for (size, kick), rate in zip(cases, rates, strict=True)
+    )
+
+
+def _devbind(user: User) -> str:
+    """It lists the device, and binds it."""
+    devbind = dpdk.devbind()
+    script = f"{devbind} --bind vfio-pci {BDF} && {devbind} --status-dev dma"
+    said = _dpdk(user, "ioat,driver=none", ["sh", "-c", script])
+    (line,) = [line for line in said.splitlines() if line.startswith(BDF)]
+    assert "drv=vfio-pci" in line, said
+    return line
+
+
+def _dpdk(user: User, device: str, command: Sequence[str], place: Path | None = None) -> str:
+    """What it says on stdout. `place`: where it may write."""
+    if place is None:
+        with _place() as place:
+            return _dpdk(user, device, command, place)
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(place)}
+    done = subprocess.run(
+        user.run(f"{device},bdf={BDF}", command),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+        cwd="/",
+    )
+    assert not done.returncode, f"status {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@contextmanager
+def _place() -> Iterator[Path]:
+    """A directory where everybody may write."""
+    with tempfile.TemporaryDirectory(prefix="iommud-test-") as name:
+        os.chmod(name, 0o777)
+        yield Path(name)
 
 
 @cache

@@ -4,7 +4,7 @@ from typing import Final
 
 from .unpacked import Unpacked
 
-QEMU: Final = Unpacked("qemu", "qemu-system-x86")
+QEMU: Final = Unpacked("qemu", ("qemu-system-x86",))
 
 
 def command() -> list[str]:

@@ -18,10 +18,10 @@ COMPLETE = ".complete"  # holds the version; written last
 
 @dataclass(frozen=True)
 class Unpacked:
-    """A package and what it depends on. `name`: what the cache calls it."""
+    """Packages and what they depend on. `name`: what the cache calls them."""
 
     name: str
-    package: str
+    packages: tuple[str, ...]
 
     @property
     def root(self) -> Path:
@@ -30,21 +30,23 @@ class Unpacked:
 
     @property
     def version(self) -> str:
+        """Of the first package."""
         return (self.root / COMPLETE).read_text().strip()
 
     @property
     def libraries(self) -> Path:
         return self.root / "usr" / "lib" / "x86_64-linux-gnu"
 
-    def program(self, name: str) -> list[str]:
-        """The command that starts one of its programs."""
+    def program(self, name: str, *more: Path) -> list[str]:
+        """The command that starts one of their programs. `more`: where else its libraries are."""
         loader = str(self.libraries / "ld-linux-x86-64.so.2")
-        return [loader, "--library-path", str(self.libraries), str(self.root / "usr" / "bin" / name)]
+        path = ":".join(map(str, (self.libraries, *more)))
+        return [loader, "--library-path", path, str(self.root / "usr" / "bin" / name)]
 
     def find(self) -> "Unpacked":
         """From the cache, or freshly fetched. Raises NotHere."""
         if platform.machine() != "x86_64":
-            raise NotHere(f"the {self.package} that is fetched is for x86-64")
+            raise NotHere(f"the {self.name} that is fetched is for x86-64")
         if not (self.root / COMPLETE).is_file():
             self._fetch()
         return self
@@ -52,29 +54,29 @@ class Unpacked:
     def _fetch(self) -> None:
         for tool in ("apt-get", "dpkg-deb"):
             if not shutil.which(tool):
-                raise NotHere(f"there is no {tool} to fetch Debian's {self.package} with")
+                raise NotHere(f"there is no {tool} to fetch Debian's {self.packages[0]} with")
         into = self.root
         into.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{into.name}.", dir=into.parent) as name:
             work = Path(name)
             suite = Suite(work, SUITE)
-            sizes = suite.sizes(self.package)
+            sizes = suite.sizes(*self.packages)
             size = sum(sizes.values())
             print(
-                f"fetching {self.package} of Debian {SUITE} and what it needs: {len(sizes)} packages, "
+                f"fetching {' and '.join(self.packages)} of Debian {SUITE} and what they need: {len(sizes)} packages, "
                 f"{size / 1e6:.0f} MB, to {into} (once; the system's own packages stay as they are)",
                 flush=True,
             )
             if size > MOST:
                 raise NotHere(
-                    f"{self.package} and what it needs are {size / 1e6:.0f} MB, more than the {MOST / 1e6:.0f} that "
-                    "are allowed"
+                    f"{self.packages[0]} and what is needed beside are {size / 1e6:.0f} MB, more than the "
+                    f"{MOST / 1e6:.0f} that are allowed"
                 )
             tree = work / "tree"
             suite.download(*sizes)
             for file in work.glob("*.deb"):
                 subprocess.run(["dpkg-deb", "-x", str(file), str(tree)], check=True)
-            (file,) = work.glob(f"{self.package}_*.deb")
+            (file,) = work.glob(f"{self.packages[0]}_*.deb")
             tree.chmod(0o755)
             (tree / COMPLETE).write_text(f"{file.name.split('_')[1].replace('%3a', ':')}\n")
             shutil.rmtree(into, ignore_errors=True)

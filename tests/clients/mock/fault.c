@@ -192,24 +192,25 @@ static void many_faults(int fd, uint32_t device, int queue)
 }
 
 #define DEVICES 3
-#define FAULTS 10000U
+#define MOST 10000U
 #define AT_ONCE 97U
 
 /* Faults of several devices, more and more of them waiting, are answered in any order. */
 static void ten_thousand(int fd, uint32_t hwpt, int queue)
 {
-	static uint32_t cookies[FAULTS], seen[FAULTS];
+	static uint32_t cookies[MOST], seen[MOST];
 	struct iommu_hwpt_pgfault faults[AT_ONCE];
 	struct mock mocks[DEVICES];
+	const uint32_t count = often(MOST);
 	uint32_t reported = 0, known = 0, answered = 0, wrong = 0, at, i;
 	uint64_t random = 1;
 	ssize_t got;
 
 	for (i = 0; i < DEVICES; i++)
 		NEED(mock_flags(fd, hwpt, 0, &mocks[i]) == 0);
-	while (answered < FAULTS) {
+	while (answered < count) {
 		random = random * 6364136223846793005 + 1442695040888963407;
-		for (i = 0; i < random >> 60 && reported < FAULTS; i++, reported++)
+		for (i = 0; i < random >> 60 && reported < count; i++, reported++)
 			NEED(page_fault_at(fd, mocks[reported % DEVICES].device, 0, reported,
 					   reported * PAGE) == 0);
 		if (random >> 56 & 1) {
@@ -217,25 +218,25 @@ static void ten_thousand(int fd, uint32_t hwpt, int queue)
 			NEED(got >= 0 && got % RECORD == 0);
 			for (i = 0; i < got / RECORD; i++) {
 				at = faults[i].grpid;
-				wrong += at >= FAULTS || seen[at]++ ||
+				wrong += at >= count || seen[at]++ ||
 					 faults[i].dev_id != mocks[at % DEVICES].device ||
 					 faults[i].addr != at * PAGE;
 				cookies[known++] = faults[i].cookie;
 			}
 		}
-		for (i = 0; i < random >> 58 && known && (reported == FAULTS || known > 500); i++) {
+		for (i = 0; i < random >> 58 && known && (reported == count || known > 500); i++) {
 			at = (random >> 8) % known;
 			wrong += respond(queue, cookies[at], at & 1) != ANSWER;
 			wrong += respond(queue, cookies[at], at & 1) != -EINVAL;
 			cookies[at] = cookies[--known];
 			answered++;
 		}
-		if (reported == FAULTS && !known && ready(queue) == POLLOUT)
+		if (reported == count && !known && ready(queue) == POLLOUT)
 			break; /* If some are lost there are fewer to answer. */
 	}
-	for (i = 0; i < FAULTS; i++)
+	for (i = 0; i < count; i++)
 		wrong += seen[i] != 1;
-	CHECK_EQ(wrong, 0, "%u faults: each read once, and answered once", FAULTS);
+	CHECK_EQ(wrong, 0, "%u faults: each read once, and answered once", count);
 	CHECK_EQ(ready(queue), POLLOUT, "none is left");
 	for (i = 0; i < DEVICES; i++)
 		CHECK_OK(destroy(fd, mocks[i].stdev), "device %u", i);
