@@ -29,8 +29,8 @@ from .worker import is_of_an_open_file
 
 log: Final = logging.getLogger("cuse_glue.broker")
 
-# IN_HEADER, and the handle that a request of an open file begins with
-_head: Final = Struct("<IIQQIIIHHQ").unpack_from
+_head: Final = wire.IN_HEADER.unpack_from
+_handle: Final = Struct("<Q").unpack_from  # which a request of an open file begins with
 _REMEMBERED: Final = 1 << 16  # requests of which is known who has them
 _BY_HANDLE: Final = frozenset(opcode for opcode in range(64) if is_of_an_open_file(opcode))
 _BEGINNINGS: Final = (wire.INIT, wire.CUSE_INIT)
@@ -189,10 +189,11 @@ class Reader:
 
     def handle(self, request: memoryview) -> None:
         """Send a request to whom it is for, or answer it. Never waits."""
-        _, opcode, unique, _, uid, _, pid, _, _, handle = _head(request)
+        _, opcode, unique, _, uid, _, pid, _, _ = _head(request)
         if opcode not in _BY_HANDLE:
             self._other(request, opcode, unique, uid, pid)
             return
+        (handle,) = _handle(request, wire.REQUEST_HEADER_SIZE)
         routes = self._routes
         moved = routes.moved
         worker = (moved and moved.get(handle)) or routes.workers.get(handle >> 32)

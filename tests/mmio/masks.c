@@ -14,6 +14,8 @@ static void check(void (*disposition)(int), int blocked)
     sigset_t set, before, after;
     struct sigaction action = {.sa_handler = disposition, .sa_flags = SA_RESTART}, now;
     sigemptyset(&set);
+    memset(&before, 0, sizeof before); // of which nobody else writes more than the first eight bytes
+    memset(&after, 0, sizeof after);
     sigaddset(&set, SIGBUS);
     CHECK(!sigaction(SIGBUS, &action, NULL));
     CHECK(!sigprocmask(blocked ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL));
