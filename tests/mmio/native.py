@@ -58,7 +58,8 @@ class Both:
         for name, value in registers.items():
             words[INDEXES[name]] = value
         state = XState(bytearray(self._idle.xstate), self._where)
-        for number, value in enumerate(vectors):
+        there = vectors if self.wide else vectors[:16]  # registers from 16 on are AVX-512's
+        for number, value in enumerate(there):
             state.write(number, 64 if self.wide else 32, value, True)
         return Machine(tuple(words), bytes(state.state))
 
