@@ -23,7 +23,7 @@ from tests.support import ROOT
 
 NOT_HERE = 77  # exit status of what has to be fetched, and has said why it cannot be had
 PYTEST = (sys.executable, "-m", "pytest", "-q")
-CLIENTS = (sys.executable, "-m", "tests.real_clients")
+CLIENTS = (sys.executable, "-m", "tests.real_clients", "--brief")
 SELFTEST = (sys.executable, str(ROOT / "tests" / "kernel_selftest" / "run.py"))
 FIRST_LANE = ("tests/clients", "tests/wire", "tests/mmio")
 LONG = ("tests/vm", "tests/packaging", "tests/run", "tests/engine", "tests/serve", "tests/broker", "tests/cli")

@@ -120,6 +120,7 @@ class Routes:
         self.moved: Final[dict[int, Worker]] = {}  # open files that have another worker than their first, by handle
         self._asking: dict[int, Worker] = {}  # by thread: who wants to know whose an open file is
         self._found: dict[int, Worker] = {}  # by thread: whose it is
+        self._overtaken = False  # whose turn it is was passed over by a user without a worker
         self._share = share
         self._reserve = reserve
         self._more = more
@@ -212,10 +213,14 @@ class Routes:
         """Give the spare workers to those who wait for one, user by user."""
         while self._turns and self.spares:
             uid = self._turns[0]
-            if len(self.spares) <= self._reserve:
+            if len(self.spares) > self._reserve or self._overtaken:
+                self._overtaken = False
+            else:
                 uid = next((each for each in self._turns if not self._users[each].served), -1)
                 if uid < 0:
                     return
+                # Who opens and closes again and again has no worker each time.
+                self._overtaken = uid != self._turns[0]
             self._turns.remove(uid)
             user = self._users[uid]
             self._assign(self.spares.popleft(), user, user.waiting.popleft())

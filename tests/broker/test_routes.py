@@ -129,9 +129,27 @@ def test_the_last_spare_is_kept_for_a_user_who_has_none() -> None:
     table.open("c", uid=2)
     assert table.opened[-1] == ("c", last.number)
     table.spare()
-    assert len(table.opened) == 2
+    assert table.opened[-1][0] == "b", "whoever was passed over is not passed over again"
     table.spare()
-    assert table.opened[-1][0] == "b"
+    table.open("d", uid=1)
+    assert len(table.opened) == 3
+    table.close()
+
+
+def test_who_comes_and_goes_does_not_pass_another_over_again_and_again() -> None:
+    """A user whose workers end at once has none each time."""
+    table = Table(share=9, reserve=1)
+    table.spare()
+    table.open("innocent", uid=1)
+    table.open("waits", uid=1)
+    for _ in range(8):
+        table.open("comes", uid=2)
+    for _ in range(2):
+        comes = table.spare()
+        if comes.number in table.routes.workers and comes.uid == 2:
+            table.routes.forget(comes)
+            os.close(comes.pipe)
+    assert "waits" in dict(table.opened)
     table.close()
 
 

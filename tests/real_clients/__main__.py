@@ -211,6 +211,9 @@ def _copies(user: User) -> str:
 
 def _devbind(user: User) -> str:
     """It lists the device, and binds it."""
+    needed = subprocess.run([ROOT / "scripts" / "need", "pciutils"], capture_output=True, text=True)
+    if needed.returncode:
+        raise NotHere(needed.stderr.strip())
     devbind = dpdk.devbind()
     script = f"{devbind} --bind vfio-pci {BDF} && {devbind} --status-dev dma"
     said = _dpdk(user, "ioat,driver=none", ["sh", "-c", script])
