@@ -71,7 +71,7 @@ kernel-selftest: setup  ## the kernel's own selftest of IOMMUFD, unmodified, aga
 
 TIMES = 1
 ONLY =
-clients: setup  ## programs of others on an emulated device: QEMU, and the kernel's selftests of VFIO; part of `make test` (TIMES=20 ONLY=vfio_: the selftests 20 times)
+clients: setup  ## programs of others on an emulated device: QEMU, the kernel's selftests of VFIO, DPDK; all but DPDK's part of `make test` (TIMES=20 ONLY=vfio_: the selftests 20 times)
 	$(BIN)/python -m tests.real_clients --times $(TIMES) $(ONLY)
 
 vm-test: setup  ## the character device (CUSE) in a virtual machine with Debian's stock kernel; part of `make test`

@@ -1,4 +1,4 @@
-"""`make clients`: programs of others, unmodified, on the emulated device edu, as root and as an
+"""`make clients`: programs of others, unmodified, on emulated devices (edu, ioat), as root and as an
 ordinary user.
 
 Exit status: 0 all pass, 1 not, 77 they cannot be had on this machine (the last line on stderr says
