@@ -22,6 +22,12 @@ TOO_LONG = {
     *(f"iommufd_ioas.{variant}.{test}"
       for variant in ("no_domain", "mock_domain", "two_mock_domain", "mock_domain_limit")
       for test in ("access_rw", "access_rw_unaligned", "fork_present", "fork_gone", "ioas_iova_alloc")),
+    *(f"iommufd_mock_domain.{variant}.{test}"
+      for variant in (
+          "one_domain", "two_domains", "one_domain_hugepage", "two_domains_hugepage", "one_domain_file",
+          "one_domain_file_hugepage",
+      )
+      for test in ("all_aligns", "all_aligns_copy")),
 }  # fmt: skip
 
 
