@@ -1,5 +1,5 @@
-"""`make clients`: programs of others, unmodified, on emulated devices (edu, ioat), as root and as an
-ordinary user.
+"""`make clients`: programs of others, unmodified, on emulated devices (edu, ioat), as root and as
+an ordinary user.
 
 Exit status: 0 all pass, 1 not, 77 they cannot be had on this machine (the last line on stderr says
 why).
