@@ -17,6 +17,7 @@ from struct import Struct
 from typing import Final
 
 from ..fuse import wire
+from ..fuse.closes import Ended
 from ..fuse.node import MAX_WRITE, ROOT_INODE, Attributes, Node, Work
 from ..request.caller import Caller
 from ..request.mapped import Show
@@ -24,7 +25,7 @@ from ..request.open_file import OpenFile
 from ..system.priority import go_first
 from .channel import Assignment, put_door
 from .routes import Routes, Worker
-from .turns import Ended, Turns
+from .turns import Turns
 from .worker import is_of_an_open_file
 
 log: Final = logging.getLogger("cuse_glue.broker")

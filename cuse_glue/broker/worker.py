@@ -191,7 +191,7 @@ class WorkerSession(DoorSession):
         self._told = 0
 
     async def _read_requests(self) -> None:
-        requests, request = self._requests, self._request
+        requests, request = self._requests, self.handle
         in_a_row = 0
         while True:
             message = requests.take()
@@ -236,7 +236,7 @@ class WorkerSession(DoorSession):
             else:
                 self._service.leave(files.pop(handle))
         else:
-            session._request(message)
+            session.handle(message)
 
     def _other(self, door: int, mappable: bool) -> "Other":
         session = Other(

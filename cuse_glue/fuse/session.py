@@ -27,6 +27,7 @@ from ..request.reply import PassedOn, reply_taker
 from ..watch.order import FINISH, PERFORM, QUESTION, Orders
 from ..watch.questions import MESSAGE, Watched, read_question
 from . import wire
+from .closes import Ended, handle_in_order
 from .node import MAX_WRITE, ROOT_INODE, Attributes, Node, Work
 from .tree_node import TreeNode
 
@@ -87,7 +88,7 @@ class Session:
         self._scope = trio.CancelScope()
         self._ready: Callable[[], None] | None = None
         self._answered_init = False  # INIT is answered, and nothing was read since
-        self._has_begun = False  # and has not ended
+        self.is_ready = False  # and has not ended
         self._peers: tuple[Session, ...] = ()
         self._nursery: trio.Nursery
         self.requests = 0
@@ -107,7 +108,7 @@ class Session:
                 self._nursery = nursery
                 with self._scope:
                     await self._read_requests()
-                self._has_begun = False
+                self.is_ready = False
                 self._disconnect()
                 nursery.cancel_scope.cancel()
         finally:
@@ -137,51 +138,29 @@ class Session:
         os.dup2(self._null, self._fd, inheritable=False)
 
     def follow(self, peers: Sequence["Session"]) -> None:
-        """Before this session handles a request, it has `peers` handle the closes that came before.
-        That matters because nobody waits for a close(2): its client may at once ask, by a file of
-        another session, for what the close sets free.
+        """Before this session handles a request, it has `peers` handle the closes that came before
+        (closes.py).
         """
         self._peers = tuple(peer for peer in peers if peer is not self)
 
-    def _in_order(self, message: memoryview) -> None:
-        """Handle a request, and before it all closes that came before it.
-
-        Other requests that are found are handled only after all sessions have been looked at.
-        Otherwise a client could, while we look, get an answer, close something, and ask for more in
-        another session. Closes that came before a found request are handled before it, too. So we
-        look at all sessions until nothing more is found.
-        """
-        found = [request for peer in self._peers for request in peer._waiting()]
-        if not found:
-            self._request(message)
-            return
-        found.insert(0, (self, bytes(message)))
-        everybody = (self, *self._peers)
-        while more := [request for each in everybody for request in each._waiting()]:
-            found += more
-        for session, request in found:
-            session._request(memoryview(request))
-
-    def _waiting(self) -> "list[tuple[Session, bytes]]":
-        """The requests that are there, except closes, which are handled here. The session's own
-        task sees to the end of the session.
-        """
-        found: list[tuple[Session, bytes]] = []
-        view, buffers = memoryview(self._buffer), [self._buffer]
-        while self._has_begun:
+    def receive(self) -> memoryview | None:
+        """As closes.Door."""
+        while True:
             try:
-                size = os.readv(self._fd, buffers)
+                size = os.readv(self._fd, [self._buffer])
+            except BlockingIOError:
+                return None
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.EINTR):
                     continue
-                break
+                raise Ended from None
             if size == 0:
-                break
-            if _opcode(self._buffer) == wire.RELEASE:
-                self._request(view[:size])
-            else:
-                found.append((self, bytes(view[:size])))
-        return found
+                raise Ended
+            return memoryview(self._buffer)[:size]
+
+    def is_close(self, request: memoryview) -> bool:
+        """As closes.Door."""
+        return _opcode(request) == wire.RELEASE
 
     async def _read_requests(self) -> None:
         fd, buffer = self._fd, self._buffer
@@ -209,15 +188,16 @@ class Session:
             if self._answered_init:
                 self._begin()
             if self._peers and _opcode(buffer) != wire.RELEASE:
-                self._in_order(view[:size])
+                handle_in_order(self, view[:size], self._peers)
             else:
-                self._request(view[:size])
+                self.handle(view[:size])
             in_a_row += 1
             if in_a_row >= DRAIN_LIMIT or self._running:
                 in_a_row = 0
                 await trio.lowlevel.checkpoint()
 
-    def _request(self, message: memoryview) -> None:
+    def handle(self, message: memoryview) -> None:
+        """Answer a request, or begin what will."""
         _, opcode, unique, inode, uid, gid, pid, _, _ = wire.IN_HEADER.unpack_from(message)
         self.requests += 1
         if opcode == wire.IOCTL:
@@ -262,7 +242,7 @@ class Session:
 
     def _begin(self) -> None:
         self._answered_init = False
-        self._has_begun = True
+        self.is_ready = True
         ready, self._ready = self._ready, None
         if ready is not None:
             ready()
@@ -378,7 +358,7 @@ def _order_reply(unique: int, value: int) -> bytes:
     return wire.ioctl_reply(unique, value)
 
 
-def _opcode(message: bytearray) -> int:
+def _opcode(message: bytearray | memoryview) -> int:
     return int.from_bytes(message[4:8], "little")
 
 
