@@ -16,7 +16,9 @@ PURE := tests/engine tests/uapi tests/ops tests/file tests/selftest tests/cli te
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Compiled also where PYTHONDONTWRITEBYTECODE is set: the tests start iommud a thousand times.
 setup: $(TESTS)  ## make .venv with the command .venv/bin/iommud (DEPENDENCIES=lowest: with the oldest versions that pyproject.toml allows)
+	@$(BIN)/python -m compileall -q iommud cuse_glue
 
 $(STAMP): pyproject.toml scripts/need scripts/lowest.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "iommud needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make setup PYTHON=/path/to/a/newer/python3" % v[:2])'
