@@ -87,6 +87,14 @@ def mounts_of_the_machine() -> list[str]:
     return [line for line in lines if not Path(line.split(" ")[4]).is_relative_to(gettempdir())]
 
 
+def lacking(*packages: str) -> str:
+    """Has Debian packages installed that are missing, if that can be. Why it cannot, for people;
+    empty: they are here.
+    """
+    done = subprocess.run([ROOT / "scripts" / "need", *packages], capture_output=True, text=True)
+    return done.stderr.strip() if done.returncode else ""
+
+
 def make(target: str, *variables: str) -> subprocess.CompletedProcess[str]:
     """`make TARGET VARIABLE=VALUE...`, without the options of the make that runs the tests."""
     environment = {

@@ -4,6 +4,7 @@ import csv
 import re
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -12,19 +13,24 @@ from .unpacked import Unpacked
 DPDK: Final = Unpacked("dpdk", ("dpdk-dev", "dpdk"))
 PLUGINS: Final = ("bus_pci", "mempool_ring", "dma_ioat")
 SKELETON: Final = ("bus_vdev", "dma_skeleton")  # copies by a thread of its own
-# What the autotest tries on the device by itself; the last one where errors are told.
-TRIED: Final = {"copy", "stop_start", "burst_capacity", "fill"}
-ERRORS: Final = "error_handling"
+# What the autotest tries on the device by itself, by the device's version.
+TRIED: Final = {"3.3": {"copy", "stop_start", "burst_capacity", "fill"}}
+TRIED["3.4"] = TRIED["3.3"] | {"error_handling"}
 _CASE: Final = re.compile(r" \+ TestCase \[ ?\d+\] : (\w+) (succeeded|skipped|failed)")
 _INSTANCE: Final = re.compile(r"### Test dmadev instance \d+ \[(.*)\]")
 
 
+@cache
+def _found() -> Unpacked:
+    """DPDK is looked for when it is first needed. Raises NotHere."""
+    found = DPDK.find()
+    print(f"DPDK {found.version}", flush=True)
+    return found
+
+
 def _program(name: str) -> list[str]:
-    return DPDK.program(name, *_plugins())
-
-
-def _plugins() -> list[Path]:
-    return list((DPDK.libraries / "dpdk").glob("pmds-*"))
+    plugins = (_found().libraries / "dpdk").glob("pmds-*")
+    return _found().program(name, *plugins)
 
 
 def _environment(bdf: str, megabytes: int, plugins: Sequence[str]) -> list[str]:
@@ -59,7 +65,7 @@ def passed(said: str, device: str) -> set[str]:
 
 def devbind() -> str:
     """The command that lists devices and their drivers, for a shell."""
-    return f"{sys.executable} {DPDK.root / 'usr' / 'bin' / 'dpdk-devbind.py'}"
+    return f"{sys.executable} {_found().root / 'usr' / 'bin' / 'dpdk-devbind.py'}"
 
 
 class Performance:
@@ -83,13 +89,7 @@ class Performance:
 
     @property
     def command(self) -> list[str]:
-        return [
-            *_program("dpdk-test-dma-perf"),
-            "--config",
-            str(self._config),
-            "--result",
-            str(self._result),
-        ]
+        return [*_program("dpdk-test-dma-perf"), "--config", str(self._config), "--result", str(self._result)]
 
     def copies(self, said: str) -> list[float]:
         """Copies a second, of each case. AssertionError: one did not run, or its data is wrong."""

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from cuse_glue.system import seccomp
-from tests.support import AS_NOBODY, IOMMUD, PATIENCE, ROOT, mounts_of_the_machine
+from tests.support import AS_NOBODY, IOMMUD, PATIENCE, lacking, mounts_of_the_machine
 
 BDF = "0000:e0:00.0"
 AT = f"/sys/bus/pci/devices/{BDF}"
@@ -27,9 +27,8 @@ def run(request: pytest.FixtureRequest) -> list[str]:
 
 
 def need(*packages: str) -> None:
-    done = subprocess.run([ROOT / "scripts" / "need", *packages], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(done.stderr)
+    if why := lacking(*packages):
+        pytest.skip(why)
 
 
 def output(command: list[str]) -> str:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.support import AS_NOBODY, PATIENCE, ROOT, mounts_of_the_machine, processes_with, wait_for_end
+from tests.support import AS_NOBODY, PATIENCE, ROOT, lacking, mounts_of_the_machine, processes_with, wait_for_end
 
 from .bus import ADDRESS, DEVICE
 
@@ -44,9 +44,8 @@ def value(shown: list[str], program: str) -> object:
 
 
 def need_pciutils() -> None:
-    done = subprocess.run([ROOT / "scripts" / "need", "pciutils"], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(done.stderr)
+    if why := lacking("pciutils"):
+        pytest.skip(why)
 
 
 class TestWhatIsSeen:
