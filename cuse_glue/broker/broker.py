@@ -20,14 +20,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import repeat
 from typing import Final
 
 from ..fuse import wire
 from . import spawner
-from .channel import LONGEST_NOTE, MOVE, NOTE, WANT, door_of, wanted
+from .channel import HAS, LONGEST_NOTE, MOVE, NOTE, WANT, door_of, wanted
 from .door import Door, Reader
+from .lending import Lending
 from .routes import Routes, Worker
 from .turns import Turns
+from .worker import Links
 
 log: Final = logging.getLogger("cuse_glue.broker")
 
@@ -62,14 +65,14 @@ class Broker:
         self,
         doors: Sequence[Door],
         share: int,
-        prepare: Callable[[socket.socket], spawner.Work],
+        prepare: Callable[[Links], spawner.Work],
         kept: Sequence[int] = (),
         ended: Callable[[int], None] = lambda number: None,
         closing: Callable[[int, int], None] = lambda door, number: None,
         needed: int | None = None,
     ) -> None:
         """The doors' descriptors are the broker's from now on. `share`: how many workers one user
-        gets. `prepare(notes)`: called in the spawner, returns what a worker does; `kept`:
+        gets. `prepare(links)`: called in the spawner, returns what a worker does; `kept`:
         descriptors that it needs. `ended`: called with the number of each worker that has ended.
         `closing`: called with the door and the worker of each open file that was moved and is
         closed, before the worker hears of it. Both not at the same time. `needed`: a pipe that ends
@@ -82,8 +85,12 @@ class Broker:
             failing.callback(os.close, self._alive)
             self._notes, notes = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
             connections = [door.fd for door in doors]
+            turns = Turns() if any(door.moves for door in doors) else None
+            lendings = [Lending() for _ in doors] if turns is None else []
+            links = Links(connections, notes, lendings)
+            kept = [notes.fileno(), *(lending.end for lending in lendings), *kept]
             with notes:
-                self._link = spawner.start(SPARES, lambda: prepare(notes), alive, connections, [notes.fileno(), *kept])
+                self._link = spawner.start(SPARES, lambda: prepare(links), alive, connections, kept)
             os.close(alive)
             failing.pop_all()
         self._notes.setblocking(False)
@@ -94,10 +101,9 @@ class Broker:
         self._changes, self._changed = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         for end in self._changes, self._changed:
             end.setblocking(False)
-        turns = Turns() if any(door.moves for door in doors) else None
         self._readers = [
-            Reader(index, door, self._routes, self._take_notes, self._wake, closing, turns)
-            for index, door in enumerate(doors)
+            Reader(index, door, self._routes, self._take_notes, self._wake, closing, turns, lending)
+            for index, (door, lending) in enumerate(zip(doors, lendings or repeat(None), strict=False))
         ]
         if turns is not None:
             turns.doors = tuple(self._readers)
@@ -214,6 +220,9 @@ class Broker:
                 if first in self._routes.workers:
                     self._routes.send(self._routes.workers[first], wanted(second), always=True)
                 continue
+            if kind == HAS:
+                self._readers[second].has(first, self._routes.workers.get(number))
+                continue
             worker = self._routes.note(kind, number, first, second)
             if worker is not None:
                 self._retire(worker)  # it reads the end of its pipe, and ends
@@ -304,6 +313,8 @@ class Broker:
             self._order_worker()
         else:
             self._stillborn = 0
+            for reader in self._readers:
+                reader.end_loans(worker)
         if not retired and not unused:
             for door in worker.doors:
                 self._readers[door].abandon(worker)

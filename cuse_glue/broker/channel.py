@@ -22,12 +22,18 @@ TAKE: Final = 0xFFFF_0001  # an open file comes from another worker
 LEFT: Final = 0xFFFF_0002  # an open file has gone to another worker
 STAYS: Final = 0xFFFF_0003  # an open file could not go to another worker
 WANTED: Final = 0xFFFF_0004  # something that its client has is wanted back
+LEND: Final = 0xFFFF_0005  # the worker reads the connection itself (lending.py)
+TAKE_BACK: Final = 0xFFFF_0006  # it does so no more
 _ASSIGNMENT: Final = Struct("<IIII")
 _MOVE: Final = Struct("<QI")
+_LOAN: Final = Struct("<QI")
 _DOOR: Final = Struct("<H")  # 0: the worker's own; or one more than its index
 _DOOR_AT: Final = 38  # in wire.IN_HEADER, its last field
 _LENGTH: Final = Struct("<I")
 _LONGEST: Final = MAX_WRITE + 4096
+
+# opcodes of requests that name an open file by its handle, at the beginning of their body
+BY_HANDLE: Final = frozenset((wire.IOCTL, wire.READ, wire.WRITE, wire.POLL, wire.RELEASE))
 
 NOTE: Final = Struct("=IIQQ")  # kind, number of the worker, and two words
 CLAIM: Final = 1  # the next OPEN by thread A is for this worker
@@ -40,6 +46,7 @@ UNASK: Final = 6
 # the open file with handle A goes to the worker that the POLL by thread B has found; behind the
 # note follows a request for that file, which goes with it
 MOVE: Final = 7
+HAS: Final = 9  # a worker that reads itself has the request A of door B, and will answer later
 WANT: Final = 8  # not from a worker: tell worker A that B, which its client has, is wanted back
 LONGEST_NOTE: Final = NOTE.size + wire.REQUEST_HEADER_SIZE + wire.IOCTL_IN.size
 
@@ -75,10 +82,29 @@ class Move(NamedTuple):
 
 def move(opcode: int, door: int, what: Move) -> bytes:
     """`opcode`: TAKE, LEFT, STAYS. `door`: the open file's."""
-    body = _MOVE.pack(*what)
+    return _ours(opcode, door, _MOVE.pack(*what))
+
+
+def lend(door: int, loan: int, slot: int) -> bytes:
+    """That a worker has a loan, and where it is to read."""
+    return _ours(LEND, door, _LOAN.pack(loan, slot))
+
+
+def take_back(door: int, loan: int) -> bytes:
+    """That a loan was taken back."""
+    return _ours(TAKE_BACK, door, _LOAN.pack(loan, 0))
+
+
+def _ours(opcode: int, door: int, body: bytes) -> bytes:
     message = bytearray(wire.IN_HEADER.pack(wire.REQUEST_HEADER_SIZE + len(body), opcode, 0, 0, 0, 0, 0, 0, 0) + body)
     put_door(message, door)
     return bytes(message)
+
+
+def read_loan(message: memoryview) -> tuple[int, int]:
+    """The loan and the slot that `lend` has packed."""
+    loan, slot = _LOAN.unpack_from(message, wire.REQUEST_HEADER_SIZE)
+    return loan, slot
 
 
 def wanted(what: int) -> bytes:

@@ -1,9 +1,10 @@
 """One connection to the kernel: a thread that reads its requests, and sends each to the worker of
 the open file.
 
-It waits in read(2) and nowhere else; where the doors take turns (turns.py), in poll(2). It looks at
-the first 48 bytes of a request, and touches nothing that belongs to a client. Requests that belong
-to no open file (attributes, the beginning) it answers itself.
+It waits in read(2); where the doors take turns (turns.py), in poll(2); and while the reading is
+lent to a worker (lending.py), for that worker. It looks at the first 48 bytes of a request, and
+touches nothing that belongs to a client. Requests that belong to no open file (attributes, the
+beginning) it answers itself.
 """
 
 import errno
@@ -11,7 +12,7 @@ import logging
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final
@@ -23,17 +24,16 @@ from ..request.caller import Caller
 from ..request.mapped import Show
 from ..request.open_file import OpenFile
 from ..system.priority import go_first
-from .channel import Assignment, put_door
+from .channel import BY_HANDLE, Assignment, lend, put_door, take_back
+from .lending import Lender, Lending
 from .routes import Routes, Worker
 from .turns import Turns
-from .worker import is_of_an_open_file
 
 log: Final = logging.getLogger("cuse_glue.broker")
 
 _head: Final = wire.IN_HEADER.unpack_from
 _handle: Final = Struct("<Q").unpack_from  # which a request of an open file begins with
 _REMEMBERED: Final = 1 << 16  # requests of which is known who has them
-_BY_HANDLE: Final = frozenset(opcode for opcode in range(64) if is_of_an_open_file(opcode))
 _BEGINNINGS: Final = (wire.INIT, wire.CUSE_INIT)
 _TAKEN_BACK: Final = (errno.ENOENT, errno.EINTR)
 _ENDED: Final = (errno.ENODEV, errno.ECONNABORTED)
@@ -84,10 +84,12 @@ class Reader:
         changed: Callable[["Reader"], None],
         closing: Callable[[int, int], None],
         turns: Turns | None,
+        lending: Lending | None,
     ) -> None:
         """`notes`: takes in what workers have said, under the routes' lock. `changed`: called when
         the reader is ready, and when it has ended. `closing`: as of Broker. `turns`: those of all
-        the doors, if open files move; then a POLL may be a worker's question.
+        the doors, if open files move; then a POLL may be a worker's question. `lending`: None if
+        nothing is to be lent.
         """
         self.index: Final = index
         self.is_ready = False
@@ -95,6 +97,8 @@ class Reader:
         self.failed = False
         self.fd: Final = door.fd
         self._turns = turns
+        self._lender = Lender(lending, door.fd) if lending is not None else None
+        self._is_lending_due = False
         buffer = bytearray(MAX_WRITE + 4096)
         self._view, self._buffers = memoryview(buffer), [buffer]
         self._routes = routes
@@ -132,6 +136,22 @@ class Reader:
         if self._uniques[slot] == unique:
             self._owners[slot] = worker
 
+    def has(self, unique: int, worker: Worker | None) -> None:
+        """A worker that read a request itself will answer it later; None: it has ended. Under the
+        routes' lock; in any thread.
+        """
+        if worker is None:
+            self._send(wire.reply(unique, -errno.EIO))
+            return
+        slot = unique >> 1 & 0xFFFF
+        self._uniques[slot] = unique
+        self._owners[slot] = worker
+
+    def end_loans(self, worker: Worker) -> None:
+        """A worker has ended. In another thread, after the routes have forgotten the worker."""
+        if self._lender is not None:
+            self._lender.died(worker)
+
     def abandon(self, worker: Worker) -> None:
         """A worker has ended: whoever waits for an answer of this worker gets EIO. In another
         thread, after the routes have forgotten the worker.
@@ -159,10 +179,40 @@ class Reader:
             self._changed(self)
 
     def _read(self) -> None:
+        lender = self._lender
         while True:
             request = self.receive()
             if request is not None:
                 self.handle(request)
+                if self._is_lending_due and lender is not None:
+                    self._lend(lender)
+            elif lender is not None and lender.is_out():
+                lender.wait()
+                self._take_in(lender.returned())
+                if not lender.is_out():
+                    os.set_blocking(self.fd, True)
+
+    def _lend(self, lender: Lender) -> None:
+        """Lend the reading, and wait until it is back. As long as a worker may still read, this
+        thread does not block in its own read(2): that would make the worker block in its.
+        """
+        self._is_lending_due = False
+        loan = None if self._closing else lender.lend()
+        if loan is None:
+            return
+        os.set_blocking(self.fd, False)
+        self._routes.send(loan.worker, lend(self.index, loan.number, loan.slot), always=True)
+        if loan.worker.gone:
+            lender.died(loan.worker)
+        self._take_in(lender.await_end(loan, lambda: self._closing))
+        if lender.is_out():
+            self._routes.send(loan.worker, take_back(self.index, loan.number), always=True)
+        else:
+            os.set_blocking(self.fd, True)
+
+    def _take_in(self, requests: Iterable[memoryview]) -> None:
+        for request in requests:
+            self.handle(request)
 
     def receive(self) -> memoryview | None:
         """The next request, good until the next call. None: there is none, which is so once behind
@@ -172,7 +222,8 @@ class Reader:
             try:
                 size = os.readv(self.fd, self._buffers)
             except BlockingIOError:
-                self._begin()
+                if not self.is_ready:
+                    self._begin()
                 return None
             except OSError as error:
                 if error.errno in _TAKEN_BACK:
@@ -191,7 +242,7 @@ class Reader:
     def handle(self, request: memoryview) -> None:
         """Send a request to whom it is for, or answer it. Never waits."""
         _, opcode, unique, _, uid, _, pid, _, _ = _head(request)
-        if opcode not in _BY_HANDLE:
+        if opcode not in BY_HANDLE:
             self._other(request, opcode, unique, uid, pid)
             return
         (handle,) = _handle(request, wire.REQUEST_HEADER_SIZE)
@@ -215,6 +266,8 @@ class Reader:
         slot = unique >> 1 & 0xFFFF
         self._uniques[slot] = unique
         self._owners[slot] = worker
+        if self._lender is not None and self._lender.sent(worker):
+            self._is_lending_due = True
         if not routes.send(worker, request, always=opcode == wire.RELEASE):
             self._send(wire.reply(unique, -errno.ENOMEM))
         elif worker.gone:
@@ -264,10 +317,7 @@ class Reader:
                 self._routes.open(what, pid, lambda worker: self._open(worker, unique, message))
         elif opcode == wire.INTERRUPT:
             (target,) = wire.INTERRUPT_IN.unpack_from(request, wire.REQUEST_HEADER_SIZE)
-            slot = target >> 1 & 0xFFFF
-            worker = self._owners[slot]
-            if worker is not None and self._uniques[slot] == target and not worker.gone:
-                self._send_on(worker, bytearray(request))
+            self._interrupt(request, target)
         elif opcode not in (wire.FORGET, wire.BATCH_FORGET):
             self._answer(request, opcode, unique, uid, pid)
 
@@ -277,6 +327,17 @@ class Reader:
         self._uniques[slot] = unique
         self._owners[slot] = worker
         self._send_on(worker, message, always=True)
+
+    def _interrupt(self, request: memoryview, target: int) -> None:
+        with self._routes.lock:
+            self._notes()
+        slot = target >> 1 & 0xFFFF
+        worker = self._owners[slot] if self._uniques[slot] == target else None
+        # A worker that reads itself may not have come to say that it has the request.
+        whose = [worker] if worker is not None else self._lender.slow() if self._lender is not None else []
+        for worker in whose:
+            if not worker.gone:
+                self._send_on(worker, bytearray(request))
 
     def _send_on(self, worker: Worker, message: bytearray, *, always: bool = False) -> None:
         """A request of this door, to a worker that may have been assigned to another."""

@@ -7,13 +7,16 @@ sent it another message meanwhile, the worker stays.
 
 Open files of other doors can be moved to a worker (routes.py). For each such door the worker then
 has one more session, on that door's connection. The first session hands it its requests.
+
+The worker of the only busy client reads the connection itself for a while (lending.py).
 """
 
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
-from typing import Any, Final, Protocol
+from struct import Struct
+from typing import Any, Final, NamedTuple, Protocol
 
 import trio
 
@@ -25,16 +28,21 @@ from ..request.mapped import Mapped
 from ..request.open_file import Opener, OpenFile
 from ..request.reply import PassedOn, passer
 from ..system.detach import name
+from .borrower import Borrower
 from .channel import (
     ASK,
+    BY_HANDLE,
     CLAIM,
     DONE,
+    HAS,
     LEFT,
+    LEND,
     MOVE,
     NOTE,
     SHOWN,
     STAYS,
     TAKE,
+    TAKE_BACK,
     UNASK,
     UNCLAIM,
     WANTED,
@@ -43,8 +51,20 @@ from .channel import (
     door_of,
     put_door,
     read_assignment,
+    read_loan,
     read_move,
 )
+from .lending import Lending
+
+_first: Final = Struct("<Q").unpack_from
+
+
+class Links(NamedTuple):
+    """What all workers have of the broker's."""
+
+    connections: Sequence[int]  # one for each door
+    notes: socket.socket
+    lendings: Sequence[Lending]  # one for each door; none if nothing is ever lent
 
 
 class Broker:
@@ -81,6 +101,10 @@ class Broker:
         by thread `asked` has found.
         """
         self._tell(MOVE, handle, asked, request)
+
+    def has(self, unique: int, door: int) -> None:
+        """Tell the broker of a request that it does not know, and that we will answer later."""
+        self._tell(HAS, unique, door)
 
     def done(self, messages: int) -> None:
         """Tell the broker that after so many messages we have no open file."""
@@ -178,13 +202,11 @@ class DoorSession(Session):
 class WorkerSession(DoorSession):
     """Serves one open file, or the rest of a user's; and those that are moved here."""
 
-    def __init__(
-        self, connections: Sequence[int], door: int, service: Service, requests: Requests, broker: Broker
-    ) -> None:
-        """`connections`: one for each door."""
+    def __init__(self, links: Links, door: int, service: Service, requests: Requests, broker: Broker) -> None:
         self._handles = count((broker.number << 32) + 1)
-        super().__init__(connections[door], door, service, broker, self._handles)
-        self._connections = connections
+        super().__init__(links.connections[door], door, service, broker, self._handles)
+        self._connections = links.connections
+        self._borrower = Borrower(self._fd, self, links.lendings[door]) if links.lendings else None
         self._requests = requests
         self._others: dict[int, Other] = {}  # by door
         self._messages = 0
@@ -219,7 +241,14 @@ class WorkerSession(DoorSession):
         """A message about open files that move, or a request of a door that is not our own."""
         _, opcode, *_ = wire.IN_HEADER.unpack_from(message)
         session = self if door == self.door else self._others.get(door)
-        if opcode == WANTED:
+        if opcode in (LEND, TAKE_BACK):
+            assert self._borrower is not None
+            loan, slot = read_loan(message)
+            if opcode == LEND:
+                self._borrower.begin(loan, slot, self._nursery)
+            else:
+                self._borrower.stop(loan)
+        elif opcode == WANTED:
             self._service.wanted(read_move(message).handle)
         elif opcode == TAKE:
             handle, mappable = read_move(message)
@@ -247,7 +276,31 @@ class WorkerSession(DoorSession):
             session.begin_mapped(mapped)
         return session
 
+    # --- requests that the broker does not know (borrower.Session) ---
+
+    def owns(self, request: memoryview) -> bool:
+        _, opcode, *_ = wire.IN_HEADER.unpack_from(request)
+        (first,) = _first(request, wire.REQUEST_HEADER_SIZE)
+        if opcode == wire.INTERRUPT:
+            return first in self._running
+        if opcode == wire.WRITE and wire.WRITE_IN.unpack_from(request, wire.REQUEST_HEADER_SIZE)[3] & wire.WRITE_CACHE:
+            return False  # from a mapping: the handle may be any open file's
+        return opcode in BY_HANDLE and first in self._node.files
+
+    def handle_own(self, request: memoryview) -> None:
+        self.handle(request)
+        if self._running:
+            unique = wire.IN_HEADER.unpack_from(request)[2]
+            if unique in self._running:
+                self._broker.has(unique, self.door)
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._running)
+
     def _disconnect(self) -> None:
+        if self._borrower is not None:
+            self._borrower.close()
         for session in self._others.values():
             session._disconnect()
         super()._disconnect()
@@ -263,6 +316,8 @@ class WorkerSession(DoorSession):
     def _tell_if_done(self) -> None:
         if self.is_idle and all(other.is_idle for other in self._others.values()) and self._told != self._messages:
             self._told = self._messages
+            if self._borrower is not None:
+                self._borrower.give_back()
             self._broker.done(self._messages)
 
 
@@ -292,25 +347,21 @@ def work(
     number: int,
     pipe: int,
     ready: Callable[[], None],
-    notes: socket.socket,
-    connections: Sequence[int],
+    links: Links,
     make: Callable[[Broker], Service],
 ) -> None:
-    """Be worker `number`: wait for the assignment, then serve until the pipe ends. `connections`:
-    one for each door.
+    """Be worker `number`: wait for the assignment, then serve until the pipe ends.
 
     `ready` is called when everything is there that any assignment needs. So no client that opens
     the device waits for that.
     """
-    broker = Broker(number, notes)
+    broker = Broker(number, links.notes)
     service = make(broker)
     os.set_blocking(pipe, False)
-    trio.run(_work, Requests(pipe), broker, service, ready, connections)
+    trio.run(_work, Requests(pipe), broker, service, ready, links)
 
 
-async def _work(
-    requests: Requests, broker: Broker, service: Service, ready: Callable[[], None], connections: Sequence[int]
-) -> None:
+async def _work(requests: Requests, broker: Broker, service: Service, ready: Callable[[], None], links: Links) -> None:
     service.warm_up()
     ready()
     while (message := requests.take()) is None:
@@ -322,14 +373,9 @@ async def _work(
     name("iommud-worker")
     what = read_assignment(message)
     service.assign(what)
-    session = WorkerSession(connections, what.door, service, requests, broker)
+    session = WorkerSession(links, what.door, service, requests, broker)
     mapped = service.mapped(what.door)
     if what.mappable and mapped is not None:
         session.begin_mapped(mapped)
     await session.serve()
     service.shutdown()
-
-
-def is_of_an_open_file(opcode: int) -> bool:
-    """Whether a request names an open file by its handle, at the beginning of its body."""
-    return opcode in (wire.IOCTL, wire.READ, wire.WRITE, wire.POLL, wire.RELEASE)

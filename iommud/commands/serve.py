@@ -13,7 +13,6 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -188,6 +187,7 @@ def _serve(served: list[Served], settings: Settings, gid: int, tree: FusePlace |
     from cuse_glue.broker.broker import Broker, Ending
     from cuse_glue.broker.counts import Table
     from cuse_glue.broker.door import Door as Connection
+    from cuse_glue.broker.worker import Links
     from cuse_glue.pins import can_pin
 
     from .attributes import attributes
@@ -197,7 +197,6 @@ def _serve(served: list[Served], settings: Settings, gid: int, tree: FusePlace |
     if settings.pin == "uring":
         can_pin.check()
     where = ", ".join([*(each.where for each in served), *([] if tree is None else [f"{tree.path} (/sys)"])])
-    connections = [each.fd for each in served]
 
     table = Table()
     ends, alive, needed = None, -1, None
@@ -206,10 +205,10 @@ def _serve(served: list[Served], settings: Settings, gid: int, tree: FusePlace |
         needed, end = os.pipe2(os.O_CLOEXEC)
         ends = SysfsEnds(tree.fd, theirs, end)
 
-    def prepare(notes: socket.socket) -> Callable[[int, int, Callable[[], None]], None]:
+    def prepare(links: Links) -> Callable[[int, int, Callable[[], None]], None]:
         from . import worker
 
-        return worker.prepare(settings, table, connections, notes, ends)
+        return worker.prepare(settings, table, links, ends)
 
     broker = Broker(
         [

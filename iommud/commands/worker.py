@@ -3,13 +3,12 @@
 """
 
 import os
-import socket
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from cuse_glue.broker.channel import Assignment
 from cuse_glue.broker.counts import Table
-from cuse_glue.broker.worker import Broker, work
+from cuse_glue.broker.worker import Broker, Links, work
 from cuse_glue.fuse.node import Attributes
 from cuse_glue.request import inline
 from cuse_glue.request.caller import Caller
@@ -100,7 +99,7 @@ class DeviceService:
 
 
 def prepare(
-    settings: Settings, table: Table, connections: Sequence[int], notes: socket.socket, sysfs: SysfsEnds | None
+    settings: Settings, table: Table, links: Links, sysfs: SysfsEnds | None
 ) -> Callable[[int, int, Callable[[], None]], None]:
     """Called in the spawner. Returns what a worker runs, given its number, its pipe, and what to
     call when it is ready. `sysfs`: for the process that serves /sys, which is started here; None:
@@ -109,9 +108,9 @@ def prepare(
     others, group = (taken(), first_group()) if settings.devices else ([], 0)
 
     if sysfs is not None:
-        sys_server.start(settings, table, notes, sysfs, others, group)
+        sys_server.start(settings, table, links.notes, sysfs, others, group)
 
     def make(broker: Broker) -> DeviceService:
         return DeviceService(settings, table, broker, others, group)
 
-    return lambda number, pipe, ready: work(number, pipe, ready, notes, connections, make)
+    return lambda number, pipe, ready: work(number, pipe, ready, links, make)
