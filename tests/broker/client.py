@@ -81,6 +81,15 @@ def main() -> None:
             elif word == "alloc":
                 failed, data = ioctl(files[at], IOAS_ALLOC, struct.pack("=III", 12, 0, 0))
                 answer = failed or str(struct.unpack("=III", data)[2])
+            elif word == "many":  # each is gone again
+                for _ in range(int(rest[1])):
+                    failed, data = ioctl(files[at], IOAS_ALLOC, struct.pack("=III", 12, 0, 0))
+                    if not failed:
+                        (number,) = struct.unpack_from("=I", data, 8)
+                        failed, _ = ioctl(files[at], DESTROY, struct.pack("=II", 8, number))
+                    if failed:
+                        break
+                answer = failed or "0"
             elif word == "queue":
                 failed, data = ioctl(files[at], FAULT_QUEUE_ALLOC, struct.pack("=IIII", 16, 0, 0, 0))
                 if not failed:

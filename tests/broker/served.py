@@ -1,14 +1,25 @@
 """An `iommud serve` in a test, its processes, and a client that does what it is told."""
 
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from tests import daemon
-from tests.support import wait_for_input
+from tests.support import PATIENCE, wait_for_input
 
 CLIENT: Final = str(Path(__file__).with_name("client.py"))
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Look until it is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline
+        os.sched_yield()
 
 
 class Served(daemon.Daemon):

@@ -16,11 +16,13 @@ from tests.support import IOMMUD, PATIENCE, wait_for_input
 
 pytestmark = pytest.mark.usefixtures("root")
 
+LENDS_AT_ONCE = [sys.executable, str(Path(__file__).with_name("lends_at_once.py"))]
 BARE_DEV = [sys.executable, str(Path(__file__).parents[1] / "serve" / "bare_dev.py")]
 # Those about what crosses processes: descriptors, memory, mappings, limits and the end of files.
 # The others cannot tell how they are served.
 PROGRAMS = (
     "destroy", "dispatch", "ioas_map", "ioas_map_file", "ioas_iova_ranges", "lifetime", "option",
+    "slow_memory",
 )  # fmt: skip
 # As in tests/clients/unwatched.py: mmap(2) of a FUSE file succeeds, whatever lies there. Only a
 # touch of the memory tells.
@@ -34,10 +36,10 @@ MMAP_OF_A_RANGE = {
 OF_THE_MOCK = ("access_rw", "accounting", "change_process", "dirty", "memory", "page_table", "processes")
 
 
-@pytest.fixture(scope="module")
-def inside() -> Iterator[list[str]]:
+@pytest.fixture(scope="module", params=[[IOMMUD], LENDS_AT_ONCE], ids=["serve", "lends_at_once"])
+def inside(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """How to start a program that sees an `iommud serve --mock --vfio` as /dev/iommu."""
-    command = [*BARE_DEV, IOMMUD, "serve", "--mock", "--vfio", "--mode", "0666"]
+    command = [*BARE_DEV, *request.param, "serve", "--mock", "--vfio", "--mode", "0666"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         wait_for_input(server.stderr.fileno(), "the daemon's first line")

@@ -16,7 +16,7 @@ import pytest
 
 from cuse_glue.broker.broker import SPARES
 from cuse_glue.system import libc
-from tests.broker.served import Client, Served
+from tests.broker.served import Client, Served, until
 from tests.support import AS_NOBODY, PATIENCE, mounts_at, wait_for_call, wait_for_end
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -54,14 +54,6 @@ def begin(path: str) -> Iterator[Begin]:
             return client
 
         yield start
-
-
-def until(what: Callable[[], bool]) -> None:
-    """Look until it is so."""
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline
-        os.sched_yield()
 
 
 def has_a_message(pid: int) -> bool:

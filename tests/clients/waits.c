@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * waits PATH: an ioctl on PATH that does not end, because the page with its struct never comes.
- * Says "waiting" once it waits, and "errno N" when it has ended after all.
+ * waits PATH [COUNT]: an ioctl on PATH that does not end, because the page with its struct never
+ * comes; after COUNT that do. Says "waiting" once it waits, and "errno N" when it has ended after
+ * all.
  */
 #include "slow.h"
 
@@ -19,13 +20,16 @@ static void *allocate(void *arg)
 
 int main(int argc, char **argv)
 {
+	struct iommu_ioas_alloc quick = { .size = sizeof(quick) };
 	pthread_t thread;
-	int uffd;
+	int uffd, count;
 
 	checks_begin();
 	fd = open(argc > 1 ? argv[1] : DEVICE, O_RDWR | O_CLOEXEC);
 	uffd = slow_pages(1, &where);
 	NEED(fd >= 0 && uffd >= 0);
+	for (count = argc > 2 ? atoi(argv[2]) : 0; count; count--)
+		NEED(ioctl(fd, IOMMU_IOAS_ALLOC, &quick) == 0);
 	NEED(pthread_create(&thread, NULL, allocate, NULL) == 0);
 	wait_wanted(uffd);
 	puts("waiting");

@@ -42,6 +42,7 @@ MEMORY = _of(
     "mkwrite_array",
     "mkwrite_number",
     "mkwrite_access",
+    "mkwrite_lent",
 )
 HANDS = _of("hands", "stack", "stops", "traced", "traced_at_calls", "vforks", "slow_exec", "own_proc", "own_listener")
 FILES = _of("files", "flush", "getattr", "map_open", "map_read", "lease")

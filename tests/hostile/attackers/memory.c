@@ -244,6 +244,35 @@ static void mkwrite_access(void)
 		attack(fd, IOMMU_TEST_CMD, &cmd);
 }
 
+/* A client that calls in quick succession gets the reading of the device lent (cuse_glue/broker's
+ * lending.py), and then makes the one who has it sleep. */
+static void *quick_then_stuck(void *arg)
+{
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+	int fd = open_device();
+	unsigned int i;
+
+	for (i = 0; i < 500; i++) {
+		if (attack(fd, IOMMU_IOAS_ALLOC, &alloc) == 0)
+			destroy(fd, alloc.out_ioas_id);
+	}
+	attack(fd, IOMMU_IOAS_ALLOC, arg);
+	return NULL;
+}
+
+static void mkwrite_lent(void)
+{
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+	char *page = page_under_writeback(&alloc, sizeof(alloc));
+	unsigned int i;
+
+	ready();
+	for (i = 0; i < 6 * STUCK; i++) {
+		begin_thread(quick_then_stuck, page);
+		usleep(200000);
+	}
+}
+
 static const struct attack_entry entries[] = {
 	{ "mmap_lock", mmap_lock },
 	{ "mremap_lock", mremap_lock },
@@ -255,6 +284,7 @@ static const struct attack_entry entries[] = {
 	{ "mkwrite_array", mkwrite_array },
 	{ "mkwrite_number", mkwrite_number },
 	{ "mkwrite_access", mkwrite_access },
+	{ "mkwrite_lent", mkwrite_lent },
 };
 
 ATTACK_MAIN(entries)
