@@ -36,6 +36,7 @@ SLOTS: Final = 4  # loans of a door at a time, all but one of which were taken b
 LOOK: Final = 10  # milliseconds between the reader's looks at a worker that has the reading
 IDLE: Final = 5  # looks without a request after which the reading is taken back
 ENOUGH: Final = 8  # requests in a row for one worker after which it gets the reading
+ALONE: Final = 0.005  # seconds for which nobody else has got a request
 MOST: Final = 256  # and after short loans, in which it answered fewer than WORTH
 WORTH: Final = 64
 PAUSE: Final = 0.1  # seconds in which nothing is lent after a worker had too much to do
@@ -155,6 +156,7 @@ class Lender:
         self._out: dict[int, Loan] = {}
         self._numbers = 0
         self._last: Worker | None = None
+        self._since = 0.0  # when another worker than now got the last request
         self._in_a_row = 0
         self._enough = ENOUGH
         self._not_before = 0.0
@@ -164,6 +166,7 @@ class Lender:
         """A request went to a worker. Returns whether to lend it the reading."""
         if worker is not self._last:
             self._last = worker
+            self._since = time.monotonic()
             self._in_a_row = 0
             return False
         self._in_a_row += 1
@@ -182,7 +185,8 @@ class Lender:
             worker is None
             or worker.gone
             or not free
-            or time.monotonic() < self._not_before
+            or (now := time.monotonic()) < self._not_before
+            or now < self._since + ALONE
             or any(loan.worker is worker for loan in self._out.values())
         ):
             return None

@@ -7,7 +7,7 @@ from cuse_glue.broker import lending
 from iommud.commands.cli import main
 
 lending.ENOUGH = lending.MOST = 1  # type: ignore[misc]
-lending.PAUSE = 0.0  # type: ignore[misc]
+lending.PAUSE = lending.ALONE = 0.0  # type: ignore[misc]
 
 if __name__ == "__main__":
     main()

@@ -30,6 +30,7 @@ Begin = Callable[[], Client]
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lending]:
     monkeypatch.setattr(lending, "LOOK", 1)
+    monkeypatch.setattr(lending, "ALONE", 0.0)
     shared = Lending()
     yield shared
     os.close(shared.ended)
@@ -83,6 +84,19 @@ def test_nothing_is_lent_to_a_worker_that_is_gone(lender: Lender) -> None:
     worker.gone = True
     assert lender.lend() is None
     assert not lender.is_out()
+
+
+def test_nothing_is_lent_while_others_have_requests_too(lender: Lender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending, "ALONE", 0.005)
+    now = 1000.0
+    monkeypatch.setattr("cuse_glue.broker.lending.time.monotonic", lambda: now)
+    worker = a_worker(1)
+    assert make_busy(lender, worker)
+    now += 0.004
+    assert lender.lend() is None
+    now += 0.002
+    assert make_busy(lender, worker)
+    assert lender.lend() is not None
 
 
 def test_a_request_that_is_not_the_workers_comes_back_with_the_reading(lender: Lender, shared: Lending) -> None:

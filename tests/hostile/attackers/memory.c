@@ -248,10 +248,13 @@ static void mkwrite_access(void)
  * lending.py), and then makes the one who has it sleep. */
 static void *quick_then_stuck(void *arg)
 {
+	static unsigned int threads;
 	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
 	int fd = open_device();
 	unsigned int i;
 
+	/* One after the other. No thread can be made once one is stuck, as that holds mmap_lock. */
+	usleep(200000 * __atomic_fetch_add(&threads, 1, __ATOMIC_SEQ_CST));
 	for (i = 0; i < 500; i++) {
 		if (attack(fd, IOMMU_IOAS_ALLOC, &alloc) == 0)
 			destroy(fd, alloc.out_ioas_id);
@@ -266,11 +269,9 @@ static void mkwrite_lent(void)
 	char *page = page_under_writeback(&alloc, sizeof(alloc));
 	unsigned int i;
 
-	ready();
-	for (i = 0; i < 6 * STUCK; i++) {
+	for (i = 0; i < 6 * STUCK; i++)
 		begin_thread(quick_then_stuck, page);
-		usleep(200000);
-	}
+	ready();
 }
 
 static const struct attack_entry entries[] = {
