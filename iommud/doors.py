@@ -52,17 +52,18 @@ class Door:
 
     @property
     def has_regions(self) -> bool:
-        """It is read and written at positions, which CUSE does not tell."""
-        return self.behind is Behind.DEVICE
+        """It is read and written at positions, which CUSE does not tell. A group's file stands for
+        its devices, too.
+        """
+        return self.behind in (Behind.DEVICE, Behind.GROUP)
 
 
-def doors(settings: Settings, first_group: int | None = None) -> list[Door]:
+def doors(settings: Settings, first_group: int = 0) -> list[Door]:
     """The files that these settings ask for. The first is the IOMMU, whatever its name is.
-    `first_group`: devices have groups, which are numbered from there on; None: there are none.
+    `first_group`: the groups of devices are numbered from there on.
     """
     found = [Door(settings.name, settings.mode, Behind.IOMMU, IOMMU_NUMBER)]
-    has_groups = bool(settings.devices) and first_group is not None
-    if settings.vfio or has_groups:
+    if settings.vfio or settings.devices:
         found.append(Door("vfio/vfio", CONTAINER_MODE, Behind.CONTAINER, CONTAINER_NUMBER))
     if settings.devices:
         from .models.plan import groups, plan  # light only as long as nobody wants a device
@@ -72,9 +73,8 @@ def doors(settings: Settings, first_group: int | None = None) -> list[Door]:
             Door(f"vfio/devices/{each.file}", DEVICE_MODE, Behind.DEVICE, (DEVICE_MAJOR, each.index), each.index)
             for each in planned
         ]
-        if first_group is not None:
-            found += [
-                Door(f"vfio/{each.file}", DEVICE_MODE, Behind.GROUP, (GROUP_MAJOR, each.minor), each.number)
-                for each in groups(planned, first_group)
-            ]
+        found += [
+            Door(f"vfio/{each.file}", DEVICE_MODE, Behind.GROUP, (GROUP_MAJOR, each.minor), each.number)
+            for each in groups(planned, first_group)
+        ]
     return found

@@ -69,14 +69,17 @@ class Broker:
         kept: Sequence[int] = (),
         ended: Callable[[int], None] = lambda number: None,
         closing: Callable[[int, int], None] = lambda door, number: None,
+        moving: Callable[[int, int, int], None] = lambda door, giver, taker: None,
         needed: int | None = None,
     ) -> None:
         """The doors' descriptors are the broker's from now on. `share`: how many workers one user
         gets. `prepare(links)`: called in the spawner, returns what a worker does; `kept`:
         descriptors that it needs. `ended`: called with the number of each worker that has ended.
         `closing`: called with the door and the worker of each open file that was moved and is
-        closed, before the worker hears of it. Both not at the same time. `needed`: a pipe that ends
-        with a process without which it cannot go on.
+        closed, before the worker hears of it; of all that are closed, if the door is `counted`.
+        `moving`: called with the door of an open file that is moved, and with the two workers,
+        before they hear of it. None of these at the same time. `needed`: a pipe that ends with a
+        process without which it cannot go on.
 
         OSError: no process can be made.
         """
@@ -97,7 +100,7 @@ class Broker:
         self._link.setblocking(False)
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._routes = Routes(share, self._order_worker, self._watch_pipe)
+        self._routes = Routes(share, self._order_worker, self._watch_pipe, moving=moving)
         self._changes, self._changed = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         for end in self._changes, self._changed:
             end.setblocking(False)

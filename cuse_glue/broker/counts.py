@@ -93,9 +93,23 @@ class Table:
             self._add(page, key, worker, 1)
             return True
 
+    def move(self, key: int, giver: int, taker: int) -> None:
+        """What worker `giver` has of `key` is worker `taker`'s from now on. The broker, when no
+        worker can do so: there is no moment in which neither has it.
+        """
+        page = key % PAGES * PAGE
+        with self._locked(page):
+            for at, its, whose, count in self._used(page):
+                if its == key and whose == giver:
+                    _ENTRY.pack_into(self._memory, at, key, taker, count)
+
     def total(self, key: int) -> int:
         """How many of `key` all workers have."""
         return sum(number for _, number in self._of(key))
+
+    def of(self, key: int, worker: int) -> int:
+        """How many of `key` this worker has."""
+        return sum(number for whose, number in self._of(key) if whose == worker)
 
     def who(self, key: int) -> list[int]:
         """The workers that have any of `key`."""

@@ -52,6 +52,7 @@ class Door:
     cuse_name: str | None = None
     mappable: bool = False  # whether there is anything that could be mapped
     moves: bool = False  # its open files may be moved to workers of another door
+    counted: bool = False  # who may open it depends on who has closed it
 
 
 class _Mappable:
@@ -109,6 +110,7 @@ class Reader:
         self._uniques = [0] * _REMEMBERED
         self._owners: list[Worker | None] = [None] * _REMEMBERED
         self._closing = False
+        self._counted = door.counted
         self._tell_closing = closing
         self._mapper: Worker | None = None  # to whom an open file of a door that moves went last
         self.thread: Final = threading.Thread(target=self._run, name=f"door-{index}", daemon=True)
@@ -259,7 +261,7 @@ class Reader:
             return
         if worker.door != self.index:
             put_door(request, self.index)
-        if moved and opcode == wire.RELEASE and moved.pop(handle, None) is not None:
+        if opcode == wire.RELEASE and (moved.pop(handle, None) is not None or self._counted):
             with routes.lock:
                 if not worker.gone:
                     self._tell_closing(self.index, worker.number)

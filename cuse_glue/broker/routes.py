@@ -102,12 +102,17 @@ class Routes:
     """All workers of one device."""
 
     def __init__(
-        self, share: int, more: Callable[[], None], full: Callable[[Worker, bool], None], reserve: int = 1
+        self,
+        share: int,
+        more: Callable[[], None],
+        full: Callable[[Worker, bool], None],
+        reserve: int = 1,
+        moving: Callable[[int, int, int], None] = lambda door, giver, taker: None,
     ) -> None:
         """`share`: how many workers a user gets before one serves the rest. `more`: called when a
         spare has been used up. `full`: called with True when a pipe is full, so that somebody
         watches it and calls `flush`, and with False when it is no longer full. `reserve`: so many
-        spares are kept for users who have no worker.
+        spares are kept for users who have no worker. `moving`: as of Broker.
         """
         self.lock: Final = threading.Lock()
         self.workers: Final[dict[int, Worker]] = {}  # at work, by number
@@ -125,6 +130,7 @@ class Routes:
         self._reserve = reserve
         self._more = more
         self._full = full
+        self._moving = moving
 
     # --- requests; in any thread ---
 
@@ -292,6 +298,8 @@ class Routes:
         taker = self._found.pop(tid, None)
         door, what = door_of(request), Move(handle, mappable)
         here = taker is not None and not taker.gone
+        if taker is not None and here:
+            self._moving(door, giver, taker.number)
         self.send(self.workers[giver], move(LEFT if here else STAYS, door, what), always=True)
         if taker is None or taker.gone:
             return None

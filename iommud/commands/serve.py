@@ -17,17 +17,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, NoReturn
 
 from cuse_glue.errors import Unusable
 from cuse_glue.mounts import reach
 from cuse_glue.system.priority import go_first
 
-from ..doors import Door, doors
+from ..doors import Behind, Door, doors
 from ..settings import Settings
 from . import cuse_place, fuse_place, limits, stderr
 from .fuse_place import FusePlace
 from .limits import allow_many_files, fill_standard_descriptors
+from .machine import first_group
 from .systemd import life_interval, notify, show_life
 
 log: Final = logging.getLogger("iommud.commands.serve")
@@ -129,17 +131,26 @@ def _left(settings: Settings) -> Iterator[tuple[str, Callable[[str], bool]]]:
         yield from ((name, cuse_place.clean) for name, _ in reversed(_nodes(settings)))
 
 
+@cache
+def _first_group(settings: Settings) -> int:
+    return first_group() if settings.devices else 0
+
+
+def _doors(settings: Settings) -> list[Door]:
+    return doors(settings, _first_group(settings))
+
+
 def _paths(settings: Settings, first: str) -> list[tuple[str, Door]]:
     """Where the files are, for FUSE: the first at the absolute path `first`, the others next to
     it.
     """
-    one, *others = doors(settings)
+    one, *others = _doors(settings)
     return [(first, one), *((os.path.join(os.path.dirname(first), door.name), door) for door in others)]
 
 
 def _nodes(settings: Settings) -> list[tuple[str, Door]]:
     """The names below /dev, for CUSE, of the doors that CUSE can serve."""
-    one, *others = (door for door in doors(settings) if not door.has_regions)
+    one, *others = (door for door in _doors(settings) if not door.has_regions)
     return [(one.name if settings.cuse is None else settings.cuse, one), *((door.name, door) for door in others)]
 
 
@@ -164,13 +175,13 @@ def _by_cuse_and_fuse(stack: ExitStack, settings: Settings) -> list[Served]:
     for name, door in _nodes(settings):
         place = stack.enter_context(cuse_place.cuse(name))
         found.append(Served(place.fd, f"/dev/{name} (CUSE)", door, name, place.locks))
-    return found + [_by_fuse_at(stack, f"/dev/{door.name}", door) for door in doors(settings) if door.has_regions]
+    return found + [_by_fuse_at(stack, f"/dev/{door.name}", door) for door in _doors(settings) if door.has_regions]
 
 
 def _by_fuse(stack: ExitStack, settings: Settings) -> list[Served]:
     found: list[Served] = []
     first = settings.fuse or f"/dev/{settings.name}"
-    for number in range(len(doors(settings))):
+    for number in range(len(_doors(settings))):
         found.append(_by_fuse_at(stack, *_paths(settings, first)[number]))
         if not number:
             first = found[0].path  # without links: the others lie beside the file itself
@@ -191,7 +202,7 @@ def _serve(served: list[Served], settings: Settings, gid: int, tree: FusePlace |
     from cuse_glue.pins import can_pin
 
     from .attributes import attributes
-    from .shares import note_closing
+    from .shares import note_closing, note_moving
     from .sys_ends import SysfsEnds
 
     if settings.pin == "uring":
@@ -208,7 +219,11 @@ def _serve(served: list[Served], settings: Settings, gid: int, tree: FusePlace |
     def prepare(links: Links) -> Callable[[int, int, Callable[[], None]], None]:
         from . import worker
 
-        return worker.prepare(settings, table, links, ends)
+        return worker.prepare(settings, table, links, ends, _first_group(settings))
+
+    def moving(door: int, giver: int, taker: int) -> None:
+        if served[door].door.behind is Behind.GROUP:
+            note_moving(table, served[door].door.index, giver, taker)
 
     broker = Broker(
         [
@@ -218,6 +233,7 @@ def _serve(served: list[Served], settings: Settings, gid: int, tree: FusePlace |
                 each.cuse_name,
                 mappable=each.door.is_mappable(settings),
                 moves=each.door.has_regions,
+                counted=each.door.behind is Behind.GROUP,
             )
             for each in served
         ],
@@ -226,6 +242,7 @@ def _serve(served: list[Served], settings: Settings, gid: int, tree: FusePlace |
         [table.fd, *(ends or ())],
         table.forget,
         lambda door, worker: note_closing(table, door, worker),
+        moving,
         needed,
     )
     if ends is not None:

@@ -18,6 +18,7 @@ from cuse_glue.broker.counts import Full, Table, key_of
 from ..engine.memory.share import Everywhere
 from ..errors import IoctlError
 from ..settings import Shares
+from ..vfio.group import open_group
 
 NOBODY: Final = -1
 # objects that a worker gets at a time, so that it need not ask for each
@@ -89,6 +90,9 @@ class WorkerShare:
         if isinstance(name, Everywhere):
             self._count(key_of("claim", name), -1)
 
+    def count(self, name: Hashable, more: int) -> int:
+        return self._count(key_of("claim", name), more) if isinstance(name, Everywhere) else 0
+
     def closing(self, door: int) -> int:
         """How many open files of a door their clients have closed, but their workers have not
         yet.
@@ -96,8 +100,10 @@ class WorkerShare:
         return self._table.total(key_of("closing", door))
 
     def closed(self, door: int) -> None:
-        """This worker has closed one of them."""
-        self._count(key_of("closing", door), -1)
+        """This worker has closed one of them. A file that the client never got is none."""
+        key = key_of("closing", door)
+        if self._table.of(key, self._worker) > 0:
+            self._count(key, -1)
 
     def _count(self, key: int, count: int) -> int:
         """Add `count` for this worker, and return what the other workers have."""
@@ -146,6 +152,11 @@ def _add(table: Table, key: int, worker: int, count: int) -> tuple[int, int]:
         return table.add(key, worker, count)
     except Full:
         raise IoctlError(ENOMEM, TOO_MANY) from None
+
+
+def note_moving(table: Table, group: int, giver: int, taker: int) -> None:
+    """For the broker: the open file of this group goes from a worker to another."""
+    table.move(key_of("claim", open_group(group)), giver, taker)
 
 
 def note_closing(table: Table, door: int, worker: int) -> None:

@@ -18,13 +18,14 @@ from cuse_glue.request.open_file import Opener, OpenFile
 from ..doors import Behind, doors
 from ..file.device_file import IommuDevice
 from ..file.vfio_file import VfioFile, VfioOpener
+from ..file.vfio_group_file import GroupFile, GroupOpener
 from ..pci.address import Address
 from ..settings import Settings
 from ..uapi.header import const, ffi
 from . import sys_server
 from .attributes import attributes
 from .daemon import prepare_process
-from .machine import first_group, taken
+from .machine import taken
 from .shares import SharedBus, WorkerShare, limit_process
 from .sys_ends import SysfsEnds
 
@@ -37,7 +38,7 @@ class DeviceService:
     ) -> None:
         """`others`, `first_group`: as for Devices."""
         limit_process(settings.shares)
-        self._doors = doors(settings)
+        self._doors = doors(settings, first_group)
         self._share = WorkerShare(table, broker.number, settings.shares)
         self._device = IommuDevice(
             settings,
@@ -46,7 +47,7 @@ class DeviceService:
             announce=broker.claim,
             withdraw=broker.unclaim,
             broker=broker,
-            closing=self._is_closing,
+            closings=self,
             shared=SharedBus(table, broker.number) if settings.sysfs is not None else None,
             others=others,
             first_group=first_group,
@@ -70,16 +71,16 @@ class DeviceService:
 
     def take(self, door: int) -> OpenFile:
         opener = self._device.opener(self._doors[door])
-        assert isinstance(opener, VfioOpener)  # no other file is moved
+        assert isinstance(opener, VfioOpener | GroupOpener)  # no other file is moved
         return opener.take(lambda: self._share.closed(door))
 
     def leave(self, file: OpenFile) -> None:
-        if isinstance(file, VfioFile):
+        if isinstance(file, VfioFile | GroupFile):
             file.leave()
 
     def stay(self, file: OpenFile) -> None:
-        if isinstance(file, VfioFile):
-            file.is_leaving = False
+        if isinstance(file, VfioFile | GroupFile):
+            file.moving.is_leaving = False
 
     def wanted(self, what: int) -> None:
         self._device.devices.wanted(what)
@@ -87,30 +88,38 @@ class DeviceService:
     def mapped(self, door: int) -> Mapped | None:
         return self._device.mapped_by(self._doors[door])
 
-    def _is_closing(self, indices: Collection[int]) -> bool:
+    def pending(self, numbers: Collection[int], group: int | None) -> bool:
+        """As vfio_clients.Closings."""
         return any(
-            self._share.closing(number)
-            for number, door in enumerate(self._doors)
-            if door.behind is Behind.DEVICE and door.index in indices
+            self._share.closing(index)
+            for index, door in enumerate(self._doors)
+            if (door.behind is Behind.DEVICE and door.index in numbers)
+            or (door.behind is Behind.GROUP and door.index == group)
         )
+
+    def carried_out(self, group: int) -> None:
+        """As vfio_clients.Closings."""
+        for index, door in enumerate(self._doors):
+            if door.behind is Behind.GROUP and door.index == group:
+                self._share.closed(index)
 
     def shutdown(self) -> None:
         self._device.shutdown()
 
 
 def prepare(
-    settings: Settings, table: Table, links: Links, sysfs: SysfsEnds | None
+    settings: Settings, table: Table, links: Links, sysfs: SysfsEnds | None, first_group: int
 ) -> Callable[[int, int, Callable[[], None]], None]:
     """Called in the spawner. Returns what a worker runs, given its number, its pipe, and what to
     call when it is ready. `sysfs`: for the process that serves /sys, which is started here; None:
     there is none.
     """
-    others, group = (taken(), first_group()) if settings.devices else ([], 0)
+    others = taken() if settings.devices else []
 
     if sysfs is not None:
-        sys_server.start(settings, table, links.notes, sysfs, others, group)
+        sys_server.start(settings, table, links.notes, sysfs, others, first_group)
 
     def make(broker: Broker) -> DeviceService:
-        return DeviceService(settings, table, broker, others, group)
+        return DeviceService(settings, table, broker, others, first_group)
 
     return lambda number, pipe, ready: work(number, pipe, ready, links, make)

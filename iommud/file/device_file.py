@@ -39,7 +39,7 @@ from ..uapi.names import name_of
 from .descriptors import DescriptorBook
 from .dma_why import DmaWhy
 from .no_data import NoData
-from .vfio_clients import Clients
+from .vfio_clients import Clients, Closings
 from .vfio_devices import Devices, Shared
 from .vfio_file import VfioOpener
 from .vfio_group_file import GroupOpener
@@ -86,7 +86,7 @@ class IommuDevice:
         announce: Callable[[int], None] | None = None,
         withdraw: Callable[[int], None] | None = None,
         broker: Broker | None = None,
-        closing: Callable[[Collection[int]], bool] | None = None,
+        closings: Closings | None = None,
         shared: Shared | None = None,
         others: Collection[Address] = (),
         first_group: int = 0,
@@ -96,7 +96,7 @@ class IommuDevice:
         them. `places`: the devices (st_dev) that our files are on; None: any.
         `share`: what other processes have of the same users; None: there is no other. `announce`,
         `withdraw`: as Injector. `broker`: who knows of other processes' open files, if there are
-        any. `closing`: as Clients. `shared`, `others`, `first_group`: as Devices.
+        any. `closings`: as Clients. `shared`, `others`, `first_group`: as Devices.
 
         Raises Unusable: the machine cannot make true pins; a device cannot be made.
         """
@@ -128,7 +128,7 @@ class IommuDevice:
             self._mappings,
             self.devices,
             broker=broker,
-            closing=closing,
+            closings=closings,
         )
 
     def open(self, caller: Caller, flags: int) -> OpenFile:

@@ -3,10 +3,11 @@
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Callable, Collection
 from errno import EBADF, EBADFD
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -31,12 +32,24 @@ MOMENT: Final = 0.001  # seconds between two looks
 MOMENTS: Final = 1000  # looks; a worker that takes longer to close is stuck, and keeps the device
 
 
+class Closings(Protocol):
+    """Open files that clients have closed and workers have not. A close(2) returns before that."""
+
+    def pending(self, numbers: Collection[int], group: int | None) -> bool:
+        """Whether there are such of the devices with these numbers, by their own files or by this
+        group's.
+        """
+
+    def carried_out(self, group: int) -> None:
+        """This process has closed a file that was opened as this group's."""
+
+
 class Clients:
     """`places`: the devices (st_dev) of our files; None: any file may be one of ours. `context_of`:
     the context behind an open file of ours. `mappings`: of BARs; None: there are no devices.
 
-    `broker`: who knows of other workers' open files. `closing`: whether a worker has yet to close
-    an open file of one of the devices with these numbers. None: there are no other workers.
+    `broker`: who knows of other workers' open files. None: there are no other workers, as with
+    `closings`.
     """
 
     def __init__(
@@ -49,7 +62,7 @@ class Clients:
         devices: Devices,
         *,
         broker: Broker | None = None,
-        closing: Callable[[Collection[int]], bool] | None = None,
+        closings: Closings | None = None,
     ) -> None:
         self.origins = origins
         self.descriptors = descriptors
@@ -58,7 +71,7 @@ class Clients:
         self._mappings: Final = mappings
         self._devices: Final = devices
         self._broker: Final = broker
-        self._closing: Final = closing
+        self._closings: Final = closings
 
     def eventfds(self, caller: Caller) -> EventFds:
         return EventFds(caller)
@@ -93,13 +106,34 @@ class Clients:
         return found
 
     async def quiet(self, device: VfioDevice) -> None:
-        if self._closing is None:
+        if self._closings is None:
             return
-        numbers = self._devices.numbers_of_group(device)
+        group = device.plugged.group
+        numbers = self._devices.numbers_of_group(group)
+        if not self._closings.pending(numbers, group):
+            return
+        await leave()
         for _ in range(MOMENTS):
-            if not self._closing(numbers):
-                return
             await trio.sleep(MOMENT)
+            if not self._closings.pending(numbers, group):
+                return
+
+    def quiet_group(self, number: int) -> None:
+        """As `quiet`, of a group's file. Nothing else of this process goes on: one client is
+        waiting for its open(2), and all others that could be here are the same user's.
+        """
+        if self._closings is None:
+            return
+        numbers = self._devices.numbers_of_group(number)
+        for _ in range(MOMENTS):
+            if not self._closings.pending(numbers, number):
+                return
+            time.sleep(MOMENT)
+
+    def group_closed(self, number: int) -> None:
+        """A file that was opened as this group's was closed."""
+        if self._closings is not None:
+            self._closings.carried_out(number)
 
 
 def _which(fd: int, broker: Broker | None) -> OpenFile | None:

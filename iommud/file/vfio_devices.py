@@ -20,7 +20,7 @@ from ..pci.bus import Bus, Plugged
 from ..pci.function import Slot
 from ..settings import Settings
 from ..vfio.device import VfioDevice
-from ..vfio.group import Groups
+from ..vfio.group import Groups, VfioGroup
 from .clock import Clock
 
 ASK_AGAIN: Final = 10.0  # seconds. Ref: v7.3 vfio_main.c vfio_unregister_group_dev
@@ -103,6 +103,17 @@ class Devices:
                 self.close(device)
         return None
 
+    def opening(self, device: VfioDevice) -> None:
+        """Its group has one open file of it more."""
+        device.files += 1
+        if self._shared is not None:
+            self._shared.opened(device.plugged.name, 1)
+
+    def group(self, number: int) -> VfioGroup | None:
+        """The group whose file has this number. None: vfio-pci has no device of it."""
+        self._follow()
+        return self.groups.find(number)
+
     def _follow(self) -> None:
         if self._shared is None:
             return
@@ -123,10 +134,9 @@ class Devices:
             if plugged.number == number and plugged.vfio is not None and plugged.vfio.opened is not None:
                 plugged.vfio.opened.irqs.tell_request()
 
-    def numbers_of_group(self, device: VfioDevice) -> list[int]:
-        """The numbers of the files of all devices that are in its group."""
-        group = device.plugged.function.group
-        return [each.number for each in self._by_function if each.number is not None and each.function.group == group]
+    def numbers_of_group(self, group: int | None) -> list[int]:
+        """The numbers of the files of all devices that are in this group."""
+        return [each.number for each in self._by_function if each.number is not None and each.group == group]
 
     def close(self, device: VfioDevice) -> None:
         """One of its files was closed."""

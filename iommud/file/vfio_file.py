@@ -17,13 +17,11 @@ group one context. It forgets a worker that has died.
 """
 
 import errno
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 from cuse_glue.request.caller import Caller
 from cuse_glue.request.open_file import OpenFile
-from cuse_glue.request.recognise import Elsewhere
-from cuse_glue.request.reply import passer
 
 from ..errors import IoctlError
 from ..ops.noiommu import check_may_open
@@ -31,31 +29,9 @@ from ..uapi.names import device_name_of
 from ..vfio.device import DeviceFile, VfioDevice
 from ..vfio.dispatch import dispatch
 from ..vfio.outside import Outside
+from .moving import Daemon, Moving
 from .no_data import ALWAYS_READY, NoData
 from .vfio_devices import Devices
-
-
-class Daemon(Protocol):
-    """What is behind all device files: IommuDevice."""
-
-    def given(self, caller: Caller) -> OpenFile | None:
-        """The file that we are making the caller open; None: we are not."""
-
-    async def conclude(self, caller: Caller, cmd: int, name_of: Callable[[int], str], work: Awaitable[int]) -> int:
-        """What the ioctl returns that `work` carries out."""
-
-    def refused(self, caller: Caller, what: str, refusal: IoctlError) -> OSError:
-        """What is raised for a refused call that is no ioctl."""
-
-    async def give(self, caller: Caller, file: OpenFile) -> int:
-        """End the caller's ioctl with a descriptor of this file, to read and write; returns its
-        number. On any failure the file is released. EMFILE: no number is free. Others:
-        Injector.give.
-        """
-
-    def opened(self) -> None: ...
-
-    def closed(self) -> None: ...
 
 
 class VfioOpener:
@@ -114,24 +90,12 @@ class VfioFile:
         self._outside: Final = outside
         self._closed: Final = closed
         self.file: Final = file
-        self.is_leaving = False  # another worker is to have it
+        self.moving: Final = Moving(daemon, self, lambda: self.file.bound is None)
 
     async def ioctl(self, caller: Caller, cmd: int, arg: int) -> int:
-        if self.is_leaving:
-            refusal = IoctlError(errno.EINVAL, f"{self.file.device} is being bound by another thread")
-            raise self._daemon.refused(caller, device_name_of(cmd), refusal)
-        try:
-            return await self._daemon.conclude(
-                caller, cmd, device_name_of, dispatch(self.file, caller, self._outside, cmd, arg)
-            )
-        except Elsewhere as elsewhere:
-            if not self.is_leaving and self.file.bound is None:
-                self.is_leaving = True
-                try:
-                    passer.get()(self, caller, cmd, arg, elsewhere.asked)
-                finally:
-                    elsewhere.close()
-            return -errno.EINVAL  # another thread was faster
+        return await self.moving.ioctl(
+            caller, cmd, arg, device_name_of, lambda: dispatch(self.file, caller, self._outside, cmd, arg)
+        )
 
     async def read(self, caller: Caller, offset: int, size: int, nonblocking: bool) -> bytes:
         try:

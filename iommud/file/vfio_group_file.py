@@ -1,6 +1,12 @@
-"""An open file of a VFIO group, and what opens it."""
+"""An open file of a VFIO group, and what opens it.
+
+Under `iommud serve` it moves as a device's own file does (vfio_file.py), when its client gives it a
+container. That a group is open, and that a device of it is bound by its own file, is counted in the
+table that all workers share.
+"""
 
 import errno
+from collections.abc import Callable
 from typing import Final
 
 from cuse_glue.request.caller import Caller
@@ -12,20 +18,21 @@ from ..uapi.names import name_of
 from ..vfio.device import DeviceFile, VfioDevice
 from ..vfio.group import VfioGroup
 from ..vfio.group_ioctls import dispatch
-from ..vfio.outside import Outside
+from .moving import Daemon, Moving
 from .no_data import NoData
+from .vfio_clients import Clients
 from .vfio_devices import Devices
-from .vfio_file import Daemon, VfioFile
+from .vfio_file import Gone, VfioFile
 
 
 class GroupOpener:
     """What a session serves as /dev/vfio/7."""
 
-    def __init__(self, daemon: Daemon, devices: Devices, number: int, outside: Outside) -> None:
+    def __init__(self, daemon: Daemon, devices: Devices, number: int, clients: Clients) -> None:
         self._daemon: Final = daemon
         self._devices: Final = devices
         self._number: Final = number
-        self._outside: Final = outside
+        self._clients: Final = clients
 
     def open(self, caller: Caller, flags: int) -> OpenFile:
         """ENODEV: vfio-pci has no device of this group. EPERM: a device without an IOMMU takes
@@ -35,39 +42,60 @@ class GroupOpener:
         if given is not None:
             return given
         try:
-            group = self._devices.groups.find(self._number)
+            group = self._devices.group(self._number)
             if group is None:
                 raise IoctlError(errno.ENODEV, f"vfio-pci has no device of group {self._number}")
             if not group.isolated:
                 check_may_open(caller, f"the device of {group}")
+            self._clients.quiet_group(self._number)
             group.open()
         except IoctlError as refusal:
             raise self._daemon.refused(caller, "open", refusal) from None
+        return self._file(group)
+
+    def take(self, closed: Callable[[], None]) -> OpenFile:
+        """An open file that another worker had so far. `closed`: as of VfioOpener.take."""
+        group = self._devices.group(self._number)
+        if group is None:
+            return Gone(closed)
+        group.take()
+        return self._file(group)
+
+    def _file(self, group: VfioGroup) -> "GroupFile":
         self._daemon.opened()
-        return GroupFile(self._daemon, self._devices, group, self._outside)
+        return GroupFile(self._daemon, self._devices, group, self._clients)
 
 
 class GroupFile(NoData):
     """The one open of a group. It is iommud.vfio.group_ioctls.Descriptors."""
 
-    def __init__(self, daemon: Daemon, devices: Devices, group: VfioGroup, outside: Outside) -> None:
+    def __init__(self, daemon: Daemon, devices: Devices, group: VfioGroup, clients: Clients) -> None:
         self._daemon: Final = daemon
         self._devices: Final = devices
-        self._outside: Final = outside
+        self._clients: Final = clients
         self.group: Final = group
 
+        self.moving: Final = Moving(daemon, self, lambda: group.context is None)
+
     async def ioctl(self, caller: Caller, cmd: int, arg: int) -> int:
-        work = dispatch(self.group, caller, self._outside, self, cmd, arg)
-        return await self._daemon.conclude(caller, cmd, name_of, work)
+        return await self.moving.ioctl(
+            caller, cmd, arg, name_of, lambda: dispatch(self.group, caller, self._clients, self, cmd, arg)
+        )
 
     def release(self) -> None:
         self.group.close()
+        self._daemon.closed()
+        self._clients.group_closed(self.group.number)
+
+    def leave(self) -> None:
+        """The file is here no longer: another worker has it."""
+        self.group.leave()
         self._daemon.closed()
 
     # --- descriptors of its devices ---
 
     def opening(self, device: VfioDevice) -> None:
-        device.files += 1
+        self._devices.opening(device)
         self._daemon.opened()
 
     def closed(self, device: VfioDevice) -> None:
@@ -75,4 +103,6 @@ class GroupFile(NoData):
         self._daemon.closed()
 
     async def give(self, caller: Caller, file: DeviceFile) -> int:
-        return await self._daemon.give(caller, VfioFile(self._daemon, self._devices, file, self._outside))
+        number = self.group.number
+        given = VfioFile(self._daemon, self._devices, file, self._clients, lambda: self._clients.group_closed(number))
+        return await self._daemon.give(caller, given)

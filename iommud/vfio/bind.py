@@ -37,6 +37,7 @@ async def bind_iommufd(file: DeviceFile, caller: Client, outside: Outside, addre
         )
     if file.by_group:
         raise IoctlError(EINVAL, f"{file.device} was opened by its group, and is bound by that")
+    await outside.quiet(file.device)
     group = file.device.group
     if group is None:
         await _bind(file, caller, outside, address, cmd)
@@ -60,7 +61,6 @@ async def _bind(file: DeviceFile, caller: Client, outside: Outside, address: int
                 raise IoctlError(EFAULT, f"the token cannot be read at {cmd.token_uuid_ptr:#x}")
             raise IoctlError(EINVAL, f"{file.device} has nothing to do with SR-IOV, so it takes no token")
         context = await outside.context(caller, cmd.iommufd)
-        await outside.quiet(file.device)
         bound = Bound(file.device, context, mappable=outside.maps(file.device, caller))
         if caller.memory.write(address + _OUT, bound.in_context.id.to_bytes(4, "little")) < 4:
             bound.close()

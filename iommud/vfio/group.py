@@ -22,8 +22,14 @@ from typing import Final
 from ..engine.device.context import Context
 from ..engine.mapping.objects import Object
 from ..engine.memory.host import Host
+from ..engine.memory.share import Everywhere
 from ..errors import IoctlError
 from .device import VfioDevice
+
+
+def open_group(number: int) -> Everywhere:
+    """What the host that has a group's file open has claimed."""
+    return Everywhere(f"the file of group {number}")
 
 
 class VfioGroup(Object):
@@ -44,6 +50,8 @@ class VfioGroup(Object):
         self.by_their_files = 0  # devices that are bound by their own files
         self.context: Context | None = None
         self._host: Final = host
+        self._opened_as: Final = open_group(number)
+        self._by_files_as: Final = Everywhere(f"devices of group {number} by their own files")
 
     def __str__(self) -> str:
         return f"group {'' if self.isolated else 'noiommu-'}{self.number}"
@@ -62,10 +70,16 @@ class VfioGroup(Object):
         """EBUSY: it is open, or a device of it is bound by its own file. Ref: v7.3 group.c
         vfio_group_fops_open
         """
-        if self.by_their_files:
-            raise IoctlError(EBUSY, f"a device of {self} is bound to an iommufd by its own file")
-        if self.is_open:
-            raise IoctlError(EBUSY, f"{self} is open already, and can be opened once")
+        share = self._host.share
+        others = share.count(self._opened_as, 1)  # first: the other side looks after it has counted
+        try:
+            if self.by_their_files or share.count(self._by_files_as, 0):
+                raise IoctlError(EBUSY, f"a device of {self} is bound to an iommufd by its own file")
+            if self.is_open or others:
+                raise IoctlError(EBUSY, f"{self} is open already, and can be opened once")
+        except IoctlError:
+            share.count(self._opened_as, -1)
+            raise
         self.is_open = True
 
     def close(self) -> None:
@@ -73,17 +87,30 @@ class VfioGroup(Object):
         if self.context is not None:
             self.unset_container()
         self.is_open = False
+        self._host.share.count(self._opened_as, -1)
+
+    def take(self) -> None:
+        """Another host had it open so far."""
+        self.is_open = True
+
+    def leave(self) -> None:
+        """Another host has it open from now on."""
+        self.is_open = False
 
     def block(self) -> None:
         """A device is to be bound by its own file, until `unblock`. EBUSY: the group is open. Ref:
         v7.3 group.c vfio_device_block_group
         """
-        if self.is_open:
+        share = self._host.share
+        share.count(self._by_files_as, 1)
+        if self.is_open or share.count(self._opened_as, 0):
+            share.count(self._by_files_as, -1)
             raise IoctlError(EBUSY, f"{self} is open, so its devices cannot be bound by their own files")
         self.by_their_files += 1
 
     def unblock(self) -> None:
         self.by_their_files -= 1
+        self._host.share.count(self._by_files_as, -1)
 
     def set_container(self, context: Context) -> None:
         """EINVAL: the container is for devices without an IOMMU and the group's have one, or the

@@ -10,6 +10,7 @@ import threading
 
 BIND, ATTACH, SET_IRQS, CONFIG = 0x3B76, 0x3B77, 0x3B6E, 7 << 40
 IOAS_ALLOC, DESTROY, FAULT_QUEUE_ALLOC, MAP = 0x3B81, 0x3B80, 0x3B8E, 0x3B85
+GROUP_STATUS, SET_CONTAINER, UNSET_CONTAINER, GET_DEVICE_FD = 0x3B67, 0x3B68, 0x3B69, 0x3B6A
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
 
@@ -56,6 +57,21 @@ def main() -> None:
                 answer = race(files[at], [files[int(number)] for number in rest[1:]])
             elif word == "attach":
                 answer = ioctl(files[at], ATTACH, struct.pack("=IIII", 16, 0, int(rest[1]), 0))[0] or "0"
+            elif word == "status":  # of a group
+                failed, data = ioctl(files[at], GROUP_STATUS, struct.pack("=II", 8, 0))
+                answer = failed or str(struct.unpack("=II", data)[1])
+            elif word == "container":  # for a group
+                failed, _ = ioctl(files[at], SET_CONTAINER, struct.pack("=i", files[int(rest[1])]))
+                answer = failed or "0"
+            elif word == "uncontainer":
+                answer = ioctl(files[at], UNSET_CONTAINER, b"\0")[0] or "0"
+            elif word == "device":  # of a group
+                number = libc.ioctl(files[at], GET_DEVICE_FD, ctypes.c_char_p(rest[1].encode()))
+                if number < 0:
+                    answer = errno.errorcode[ctypes.get_errno()]
+                else:
+                    files.append(number)
+                    answer = str(len(files) - 1)
             elif word == "wanted":  # an eventfd for the request to give a device back
                 wanted = os.eventfd(0)
                 answer = ioctl(files[at], SET_IRQS, struct.pack("=IIIIIi", 24, 0x24, 4, 0, 1, wanted))[0] or "0"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from iommud.commands import machine as host
 from tests import daemon
 from tests.broker.served import Client, Served
 from tests.support import AS_NOBODY, PATIENCE, wait_for_call, wait_for_end
@@ -66,10 +67,18 @@ class Machine:
     def device(self, number: int) -> str:
         return str(self.directory / "vfio" / "devices" / f"vfio{number}")
 
+    @property
+    def container(self) -> str:
+        return str(self.directory / "vfio" / "vfio")
+
+    def group(self, number: int) -> str:
+        """0: the first device's. 1: that of the two others."""
+        return str(self.directory / "vfio" / str(host.first_group() + number))
+
     def _close(self, served: Served) -> None:
         served.close()
-        for number in range(3):
-            daemon.take_away(self.device(number))
+        for path in *map(self.device, range(3)), self.container, *map(self.group, range(2)):
+            daemon.take_away(path)
 
 
 @pytest.fixture

@@ -8,22 +8,32 @@ IOMMU, with vfio.enable_unsafe_noiommu_mode=1. Both with vfio-pci.ids=1234:11e8.
 """
 
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from tests.support import AS_NOBODY, IOMMUD, PATIENCE
+from tests.support import AS_NOBODY, IOMMUD, PATIENCE, wait_for_input
 
 from .build import build
 from .test_device_clients import EXPECTED, compare
 
 ADDRESSES = ("0000:e0:01.0", "0000:e0:02.0", "0000:e0:00.0")
-TWO_GROUPS = [
-    IOMMUD,
-    "run",
-    *(f"--device=edu,group={group},bdf={address}" for address, group in zip(ADDRESSES, (1, 1, 2), strict=True)),
-]
-WITHOUT_IOMMU = [IOMMUD, "run", "--device=edu,iommu=none"]
+DEVICES = [f"--device=edu,group={group},bdf={address}" for address, group in zip(ADDRESSES, (1, 1, 2), strict=True)]
+TWO_GROUPS = [IOMMUD, "run", *DEVICES]
+NO_IOMMU = "--device=edu,iommu=none"
+WITHOUT_IOMMU = [IOMMUD, "run", NO_IOMMU]
+BARE_DEV = [sys.executable, str(Path(__file__).parents[1] / "serve" / "bare_dev.py")]
 ANSWERS = EXPECTED / "groups"
+# Nobody watches the program; and a device that is open in one context stays there.
+IN_SERVE = {
+    "read of nothing: EINVAL": "read of nothing: 0",
+    "mmap: ENODEV": "mmap: 0",
+    "the device again: 0": "the device again: EINVAL",
+    "it is: 300421684": "it is: EBADF",
+}
 # What all that `group_walk ... SEED 1000` was answered comes to there, as a checksum.
 LINUX_WALKED = {
     1: "1c5370eb3c67f25d",
@@ -58,3 +68,38 @@ def test_a_random_walk_is_answered_as_by_linux(seed: int) -> None:
     command = [*TWO_GROUPS, "--", build("vfio/group_walk"), *ADDRESSES, str(seed), "1000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.stdout, done.stderr) == (f"seed {seed}, 1000 steps: {LINUX_WALKED[seed]}\n", "")
+
+
+# --- `iommud serve`: a group's file goes to the worker of its container ---
+
+
+@contextmanager
+def served(place: Path, *devices: str) -> Iterator[list[str]]:
+    """How to start a program that sees an `iommud serve` with these devices, in /dev and /sys."""
+    sysfs = place / "sys"
+    command = [*BARE_DEV, IOMMUD, "serve", "--mode", "0666", "--sysfs", str(sysfs), *devices]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            wait_for_input(server.stderr.fileno(), "the daemon's first line")
+            assert server.stderr.readline().startswith("iommud: serving ")
+            inside = ["nsenter", "--target", str(server.pid), "--mount", "--wd=/"]
+            subprocess.run([*inside, "mount", "--rbind", sysfs, "/sys"], check=True, timeout=PATIENCE)
+            yield inside
+            server.terminate()
+            assert server.communicate(timeout=PATIENCE)[1] == ""
+            assert server.returncode == 0
+        finally:
+            server.kill()
+
+
+@pytest.mark.usefixtures("root")
+def test_groups_of_serve_are_as_on_linux(tmp_path: Path) -> None:
+    with served(tmp_path, *DEVICES) as inside:
+        compare(inside, "groups", *ADDRESSES, answers=ANSWERS, instead=IN_SERVE)
+
+
+@pytest.mark.usefixtures("root")
+def test_a_device_of_serve_without_an_iommu_is_as_on_linux(tmp_path: Path) -> None:
+    with served(tmp_path, NO_IOMMU) as inside:
+        compare(inside, "noiommu_group", ADDRESSES[2], answers=ANSWERS)

@@ -43,10 +43,9 @@ async def test_names_are_those_of_the_bus(devices: tuple[str, ...], files: list[
     }
 
 
-def test_who_has_no_groups_has_no_container() -> None:
-    """`serve` shows a device's own file only."""
+def test_who_has_devices_has_groups_and_a_container() -> None:
     settings = Settings(devices=("edu",))
-    assert [door.name for door in doors(settings)] == ["iommu", "vfio/devices/vfio0"]
+    assert [door.name for door in doors(Settings())] == ["iommu"]
     shown = doors(settings, FIRST)
     assert [door.name for door in shown] == ["iommu", "vfio/vfio", "vfio/devices/vfio0", "vfio/5"]
     assert (shown[-1].behind, shown[-1].index, shown[-1].mode) == (Behind.GROUP, 5, 0o600)

@@ -60,6 +60,10 @@ class PartOf:
     def release(self, name: Hashable) -> None:
         del self._pool.claims[name]
 
+    def count(self, name: Hashable, more: int) -> int:
+        assert not more
+        return int(self._pool.claims.get(name, self) is not self)
+
 
 class Payer:
     """An origin as far as limits go. `limit`: pages."""

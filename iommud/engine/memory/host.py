@@ -62,7 +62,7 @@ class Host(Ledger):
 
     def is_claimed(self, group: Hashable) -> bool:
         """Whether a context has it. Ref: v7.3 iommu_group_dma_owner_claimed"""
-        return group in self._owners
+        return group in self._owners or bool(self.share.count(group, 0))
 
     def empty(self) -> bool:
         """Whether nothing is charged, held, owned or shown; for tests."""

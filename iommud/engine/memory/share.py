@@ -46,6 +46,11 @@ class Share(Protocol):
     def release(self, name: Hashable) -> None:
         """Undo a `claim`."""
 
+    def count(self, name: Hashable, more: int) -> int:
+        """Count so many more (or fewer) of `name` for this host. Returns how many others have. A
+        claim counts as one.
+        """
+
 
 class Alone:
     """The `Share` of a host that is the only one."""
@@ -67,3 +72,6 @@ class Alone:
 
     def release(self, name: Hashable) -> None:
         pass
+
+    def count(self, name: Hashable, more: int) -> int:
+        return 0

@@ -26,7 +26,7 @@ static void numbers(void)
 	SAY(told(write(group, &byte, 1)), "write");
 	SAY(told(pread(group, &byte, 1, 0)), "pread");
 	SAY(told(pwrite(group, &byte, 1, 0)), "pwrite");
-	SAY(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, group, 0) == MAP_FAILED ? -errno : 0, "mmap");
+	SAY(try_mmap(group, PAGE, PROT_READ, MAP_SHARED, 0), "mmap");
 	close(group);
 }
 
