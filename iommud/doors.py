@@ -70,7 +70,7 @@ def doors(settings: Settings, first_group: int = 0) -> list[Door]:
 
         planned = plan(settings.devices, CLASSES, settings.iommu_of_devices)
         found += [
-            Door(f"vfio/devices/{each.file}", DEVICE_MODE, Behind.DEVICE, (DEVICE_MAJOR, each.index), each.index)
+            Door(f"vfio/devices/{each.file}", DEVICE_MODE, Behind.DEVICE, (DEVICE_MAJOR, each.number), each.number)
             for each in planned
         ]
         found += [

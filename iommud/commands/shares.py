@@ -21,6 +21,8 @@ from ..settings import Shares
 from ..vfio.group import open_group
 
 NOBODY: Final = -1
+# In the table: of the kernel, and of the process that has the bus. Workers have smaller numbers.
+KERNEL: Final = 0xFFFF_FFFF
 # objects that a worker gets at a time, so that it need not ask for each
 LARGEST_GRANT: Final = 4096
 TOO_MANY: Final = "too many workers count at the same time (cuse_glue.broker.counts.ENTRIES)"
@@ -138,6 +140,20 @@ class SharedBus:
         """Say which number the device has; -1: none."""
         self._set(key_of("kept", name), 1)
         self._set(key_of("number", name), number + 1)
+
+    def claim(self, group: Hashable) -> bool:
+        """For the kernel, whose number this has: native drivers have devices of the group. No
+        effect if that was said already. False: a worker has a device of it.
+        """
+        key = key_of("claim", group)
+        try:
+            return bool(self._table.of(key, self._worker)) or self._table.claim(key, self._worker)
+        except Full:
+            raise IoctlError(ENOMEM, TOO_MANY) from None
+
+    def release(self, group: Hashable) -> None:
+        """Undo `claim`."""
+        _add(self._table, key_of("claim", group), self._worker, -1)
 
     def _is_kept(self, name: str) -> bool:
         return bool(self._table.total(key_of("kept", name)))

@@ -31,16 +31,17 @@ from cuse_glue.system import detach
 
 from ..file.vfio_devices import ASK_AGAIN, plug
 from ..pci.address import Address
-from ..pci.bus import Bus, Plugged
+from ..pci.bus import Bus
+from ..pci.kernel_dma import KernelDma
+from ..pci.plugged import Plugged
 from ..settings import Settings
 from . import stderr
-from .shares import SharedBus
+from .shares import KERNEL, SharedBus
 from .sys_ends import SysfsEnds
 from .sys_place import tree_of
 
 log: Final = logging.getLogger("iommud.commands.serve")
 
-NUMBER: Final = 0xFFFF_FFFF  # of this process in the table; workers have smaller ones
 MOMENT: Final = 0.005  # seconds between two looks at whether a device is still open
 
 
@@ -61,7 +62,7 @@ def _be(
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         detach.close_all_but(*ends, table.fd, notes.fileno())
         detach.name("iommud-sysfs")
-        keeper = Keeper(SharedBus(table, NUMBER), notes, group)
+        keeper = Keeper(SharedBus(table, KERNEL), notes, group)
         for _ in plug(settings, keeper.bus, others, None):
             pass
         tree = tree_of(keeper.bus, stderr.write_line if settings.why else None)
@@ -88,7 +89,7 @@ class Keeper:
     """Has the bus, and tells workers what becomes of it: pci.bus.Users."""
 
     def __init__(self, shared: SharedBus, notes: socket.socket, first_group: int) -> None:
-        self.bus: Final = Bus(self, first_group=first_group)
+        self.bus: Final = Bus(self, first_group=first_group, dma=KernelDma(shared.claim, shared.release))
         self._shared = shared
         self._notes = notes
 

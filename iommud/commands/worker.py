@@ -17,6 +17,7 @@ from cuse_glue.request.open_file import Opener, OpenFile
 
 from ..doors import Behind, doors
 from ..file.device_file import IommuDevice
+from ..file.vfio_devices import groups_of_the_kernel
 from ..file.vfio_file import VfioFile, VfioOpener
 from ..file.vfio_group_file import GroupFile, GroupOpener
 from ..pci.address import Address
@@ -26,7 +27,7 @@ from . import sys_server
 from .attributes import attributes
 from .daemon import prepare_process
 from .machine import taken
-from .shares import SharedBus, WorkerShare, limit_process
+from .shares import KERNEL, SharedBus, WorkerShare, limit_process
 from .sys_ends import SysfsEnds
 
 
@@ -115,7 +116,9 @@ def prepare(
     there is none.
     """
     others = taken() if settings.devices else []
-
+    kernel = SharedBus(table, KERNEL)
+    for group in groups_of_the_kernel(settings, others):
+        kernel.claim(group)  # before anybody can ask for a device of it
     if sysfs is not None:
         sys_server.start(settings, table, links.notes, sysfs, others, first_group)
 

@@ -118,7 +118,9 @@ class IommuDevice:
         descriptors = DescriptorBook(self._injector)
         self.dispatcher = Dispatcher(rows, vfio_ioctl, self.origins, descriptors)
         tell = None if say is None else lambda why: say(f"iommud: {why}")
-        self.devices = Devices(settings, self.host, tell, shared=shared, others=others, first_group=first_group)
+        self.devices = Devices(
+            settings, self.host, tell, shared=shared, others=others, first_group=first_group, claims=share is None
+        )
         self._mappings = Mappings(tell) if settings.devices else None
         self._clients = Clients(
             self.origins,

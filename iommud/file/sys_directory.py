@@ -16,11 +16,11 @@ from ..pci.bus import Bus
 from ..pci.sysfs import Directory, Entry, File, Link
 from ..pci.sysfs_tree import SysfsTree
 
-# Directories that are there even when they are empty, and in which devices come and go.
+# Directories that are there even when they are empty, and in which devices come and go. Those of
+# the drivers are such ones, too.
 GROW: Final = frozenset(
     (
         "bus/pci/devices",
-        "bus/pci/drivers/vfio-pci",
         "class/iommu",
         "class/pci_bus",
         "class/vfio",
@@ -44,6 +44,7 @@ class SysDirectory:
         self._made: dict[str, tuple[Entry, entries.Entry]] = {}  # by path: source and entry
         self._seen: object = None
         self._stale = True
+        self._grow: Final = GROW | {f"bus/pci/drivers/{driver.name}" for driver in bus.drivers}
         bus.changed = self._change
         self.root: Final = entries.Directory(partial(self._look, ""))
 
@@ -62,7 +63,7 @@ class SysDirectory:
     def _arrange(self) -> None:
         below: dict[str, dict[str, entries.Entry]] = {}
         made: dict[str, tuple[Entry, entries.Entry]] = {}
-        for path, entry in (*((path, Directory()) for path in sorted(GROW)), *self._tree.entries.items()):
+        for path, entry in (*((path, Directory()) for path in sorted(self._grow)), *self._tree.entries.items()):
             for above in _above(path):
                 self._put(below, made, above, Directory())
             self._put(below, made, path, entry)
@@ -84,7 +85,7 @@ class SysDirectory:
 
     def _make(self, path: str, entry: Entry) -> entries.Entry:
         if isinstance(entry, Directory):
-            return entries.Directory(partial(self._look, path), grows=path in GROW)
+            return entries.Directory(partial(self._look, path), grows=path in self._grow)
         if isinstance(entry, Link):
             return entries.Link(entry.target)
         read, write = self._reader(entry), self._writer(path, entry)

@@ -1,6 +1,6 @@
 """The devices that were asked for, made and plugged into a bus."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Final, Protocol
 
 import trio
@@ -12,12 +12,14 @@ from ..engine.device.iommu import Iommu
 from ..engine.memory.host import Host
 from ..engine.memory.share import Everywhere
 from ..iommus.kinds import CLASSES, new_iommu
-from ..models.plan import plan
+from ..models.plan import Planned, plan
 from ..models.registry import BadDevice, make
 from ..pci.address import Address
 from ..pci.bars import Windows
-from ..pci.bus import Bus, Plugged
+from ..pci.bus import Bus
 from ..pci.function import Slot
+from ..pci.kernel_dma import KernelDma
+from ..pci.plugged import Plugged
 from ..settings import Settings
 from ..vfio.device import VfioDevice
 from ..vfio.group import Groups, VfioGroup
@@ -44,14 +46,30 @@ def plug(
     """Make all devices, and put them into their places. Unusable: one cannot be made."""
     clock, windows = Clock(), Windows()
     try:
-        for each in plan(settings.devices, CLASSES, settings.iommu_of_devices, others):
-            alone = each.spec.group is None
-            group = Everywhere(f"device {each.address}" if alone else f"group {each.spec.group}")
-            function = make(each.spec, Slot(each.address, clock, windows, group))
+        for each in _planned(settings, others):
+            function = make(each.spec, Slot(each.address, clock, windows, _group(each)))
             function.why = why
             yield bus.plug(function, each.kind, mappable=each.spec.mappable, driver=each.spec.driver)
     except BadDevice as error:
         raise Unusable(str(error)) from None
+
+
+def groups_of_the_kernel(settings: Settings, others: Collection[Address]) -> set[Everywhere]:
+    """The groups of which a native driver has a device at the start. Unusable: as `plug`."""
+    try:
+        planned = _planned(settings, others)
+    except BadDevice as error:
+        raise Unusable(str(error)) from None
+    return {_group(each) for each in planned if each.isolated and each.has_native_driver}
+
+
+def _planned(settings: Settings, others: Collection[Address]) -> list[Planned]:
+    return plan(settings.devices, CLASSES, settings.iommu_of_devices, others)
+
+
+def _group(planned: Planned) -> Everywhere:
+    alone = planned.spec.group is None
+    return Everywhere(f"device {planned.address}" if alone else f"group {planned.spec.group}")
 
 
 class Devices:
@@ -66,13 +84,17 @@ class Devices:
         shared: Shared | None = None,
         others: Collection[Address] = (),
         first_group: int = 0,
+        claims: bool = True,
     ) -> None:
         """`host`: that of clients' contexts. `why` gets a sentence for each DMA that cannot even
         begin. `shared`: what is known in other processes with the same devices; None: there are
         none. `others`: addresses of the machine's own devices. `first_group`: from this number on
-        the machine has no IOMMU groups. Unusable: a device cannot be made.
+        the machine has no IOMMU groups. `claims`: what native drivers have is claimed in `host`;
+        otherwise another process has done that. Unusable: a device cannot be made.
         """
-        self.bus: Final = Bus(self, first_group=first_group)
+        self._host: Final = host
+        dma = KernelDma(self._claim, host.release) if claims else KernelDma()
+        self.bus: Final = Bus(self, first_group=first_group, dma=dma)
         self.groups: Final = Groups(host)
         self._by_function: Final[dict[Plugged, VfioDevice]] = {}
         self._idle = trio.Event()
@@ -84,6 +106,12 @@ class Devices:
             device = self._by_function[plugged] = VfioDevice(plugged, iommus[plugged.iommu], host.share)
             if plugged.vfio is not None:
                 self.groups.add(device)
+
+    def _claim(self, group: Hashable) -> bool:
+        if self._host.is_claimed(group):
+            return False
+        self._host.claim(group, self.bus)
+        return True
 
     def open(self, number: int) -> VfioDevice | None:
         """The device whose file has this number; one more open file of it is counted. None: there

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..pci.address import Address
-from .registry import DRIVERS, BadDevice, DeviceSpec, parse
+from ..pci.driver import NO_DRIVER, VFIO_PCI
+from .registry import BadDevice, DeviceSpec, parse
 
 DEFAULT_KIND: Final = "vtd"
 NO_IOMMU: Final = "none"
@@ -19,18 +20,29 @@ _PLACES: Final = 32  # devices of a bus
 @dataclass(frozen=True, slots=True)
 class Planned:
     """One device: `kind` of IOMMU that it stands behind; `file`: the name of its file below
-    /dev/vfio/devices.
+    /dev/vfio/devices, whose number is `number`. Devices that vfio-pci does not have yet are
+    expected to come last, in their order.
     """
 
-    index: int
+    number: int
     spec: DeviceSpec
     address: Address
     kind: str
 
     @property
+    def isolated(self) -> bool:
+        """It stands behind an IOMMU."""
+        return self.kind != NO_IOMMU
+
+    @property
+    def has_native_driver(self) -> bool:
+        """A driver of the kernel's own has it at first."""
+        return self.spec.driver not in (VFIO_PCI, NO_DRIVER)
+
+    @property
     def file(self) -> str:
         """Ref: v7.3 vfio_main.c vfio_device_set_noiommu_and_name"""
-        return f"{'noiommu-' if self.kind == NO_IOMMU else ''}vfio{self.index}"
+        return f"{'' if self.isolated else 'noiommu-'}vfio{self.number}"
 
 
 def plan(
@@ -48,6 +60,7 @@ def plan(
             if spec.address in taken:
                 raise BadDevice(f"{spec.model} and {taken[spec.address]} cannot both be at {spec.address}")
             taken[spec.address] = spec.model
+    in_order = sorted(range(len(specs)), key=lambda index: specs[index].driver != VFIO_PCI)
     free = (Address(device=device) for device in range(_PLACES))
     found = []
     for index, spec in enumerate(specs):
@@ -57,7 +70,7 @@ def plan(
             if address is None:
                 raise BadDevice(f"bus {Address().bus:02x} is full: say bdf= for devices beyond {_PLACES}")
             taken[address] = spec.model
-        found.append(Planned(index, spec, address, spec.iommu or default or DEFAULT_KIND))
+        found.append(Planned(in_order.index(index), spec, address, spec.iommu or default or DEFAULT_KIND))
     return found
 
 
@@ -86,9 +99,9 @@ def groups(planned: Sequence[Planned], first: int) -> list[PlannedGroup]:
     had: list[object] = []  # in the order of minors
     waiting = []
     for each in planned:
-        isolated = each.kind != NO_IOMMU
-        key = ("group", each.spec.group) if isolated and each.spec.group is not None else ("alone", each.index)
-        is_bound = each.spec.driver == DRIVERS[0]
+        isolated = each.isolated
+        key = ("group", each.spec.group) if isolated and each.spec.group is not None else ("alone", each.number)
+        is_bound = each.spec.driver == VFIO_PCI
         if isolated or is_bound:
             numbers.setdefault(key, isolated)
         else:

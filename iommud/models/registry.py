@@ -4,12 +4,14 @@ Keys that every device has are read here. A model's own keys are its class's `ke
 arguments of its constructor. A model's module is loaded when the model is asked for.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Final
 
 from ..pci.address import Address
+from ..pci.driver import NO_DRIVER, VFIO_PCI
 from ..pci.function import PciFunction, Slot
 from .keys import Key, Keys, number
 
@@ -19,7 +21,7 @@ MODELS: Final[Mapping[str, tuple[str, str, str]]] = {
     "ioat": ("ioat", "Ioat", "Intel's I/O DMA engine: copies and fills memory by chains of descriptors; 8086:2021"),
     "null": ("null", "Null", "one BAR in which there is nothing"),
 }
-DRIVERS: Final = ("vfio-pci", "none")
+MOST_DRIVER: Final = 64  # characters of a driver's name
 MOST_GROUP: Final = 65535
 
 
@@ -36,7 +38,7 @@ class DeviceSpec:
     iommu: str | None = None  # the kind that it stands behind
     group: int | None = None  # devices of one number are in one IOMMU group
     mappable: bool = True  # mmap=: its BARs can be mapped
-    driver: str = DRIVERS[0]  # what it is bound to at first
+    driver: str = VFIO_PCI  # what it is bound to at first, NO_DRIVER, or a driver of the kernel's own
     options: Mapping[str, object] = field(default_factory=dict)  # of the model's own
 
 
@@ -105,7 +107,11 @@ def _common(kinds: Collection[str]) -> Keys:
         "mmap": Key(
             lambda text: _one_of(("on", "off"))(text) == "on", "on|off", "whether its BARs can be mapped (default: on)"
         ),
-        "driver": Key(_one_of(DRIVERS), "|".join(DRIVERS), f"what it is bound to (default: {DRIVERS[0]})"),
+        "driver": Key(
+            _driver,
+            f"{VFIO_PCI}|{NO_DRIVER}|NAME",
+            f"what it is bound to at first; NAME stands for a kernel driver (default: {VFIO_PCI})",
+        ),
     }
 
 
@@ -116,6 +122,12 @@ def _one_of(names: Collection[str]) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def _driver(text: str) -> str:
+    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MOST_DRIVER}}}", text):
+        raise ValueError(f"{VFIO_PCI}, {NO_DRIVER} or a driver's name of letters, digits, _ and -, not {text!r}")
+    return text
 
 
 def _keys(model: str) -> Keys:

@@ -10,7 +10,8 @@ from typing import Final
 from ..errors import IoctlError
 from . import registers as r
 from .bars import ROM, Resource
-from .bus import DRIVER, Bus, Plugged
+from .bus import Bus
+from .plugged import Plugged
 from .rom import image_size
 from .sysfs import Directory, Entry, File, boolean, constant, number, same, text
 
@@ -90,7 +91,7 @@ def uevent(plugged: Plugged) -> str:
     """What the kernel tells udev of it."""
     identity = plugged.function.identity
     return (
-        (f"DRIVER={DRIVER}\n" if plugged.vfio else "") + f"PCI_CLASS={identity.class_code:X}\n"
+        (f"DRIVER={plugged.driver}\n" if plugged.driver else "") + f"PCI_CLASS={identity.class_code:X}\n"
         f"PCI_ID={identity.vendor:04X}:{identity.device:04X}\n"
         f"PCI_SUBSYS_ID={identity.subsystem_vendor:04X}:{identity.subsystem_device:04X}\n"
         f"PCI_SLOT_NAME={plugged.name}\nMODALIAS={modalias(plugged)}\n"

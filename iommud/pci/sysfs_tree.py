@@ -16,7 +16,9 @@ from typing import Final, Protocol
 
 from ..errors import IoctlError
 from . import sysfs_device
-from .bus import DRIVER, Bus, Plugged
+from .bus import Bus
+from .driver import VFIO_PCI, Driver
+from .plugged import Plugged
 from .sysfs import Directory, Entry, File, Link, constant, number, text
 
 MODULES: Final = ("vfio", "vfio_pci", "vfio_pci_core", "vfio_iommu_type1", "iommufd")
@@ -86,7 +88,7 @@ class SysfsTree:
             yield f"module/{module}", Directory()
         # Linux has no such name. driverctl looks for it; where it is missing, driverctl asks
         # modprobe, which knows no such module here.
-        yield f"module/{DRIVER}", Link("vfio_pci")
+        yield f"module/{VFIO_PCI}", Link("vfio_pci")
         yield "module/vfio/parameters", Directory()
         unsafe = any(not plugged.isolated for plugged in self._bus)
         yield (
@@ -100,21 +102,31 @@ class SysfsTree:
         yield from self._groups()
 
     def _bus_files(self) -> Iterator[tuple[str, Entry]]:
-        bus, driver = self._bus, f"bus/pci/drivers/{DRIVER}"
-        for directory in ("bus/pci", "bus/pci/devices", "bus/pci/drivers", driver, "bus/pci/slots"):
+        bus = self._bus
+        for directory in ("bus/pci", "bus/pci/devices", "bus/pci/drivers", "bus/pci/slots"):
             yield directory, Directory()
         for name, entry in (
             ("bus/pci/rescan", text(None, lambda said: bus.rescan() if number(said) else None)),
             ("bus/pci/drivers_probe", text(None, bus.probe)),
             ("bus/pci/drivers_autoprobe", text(lambda: f"{bus.autoprobe:d}\n", self._set_autoprobe)),
-            (f"{driver}/bind", text(None, bus.bind)),
-            (f"{driver}/unbind", text(None, bus.unbind)),
-            (f"{driver}/new_id", text(None, bus.new_id)),
-            (f"{driver}/remove_id", text(None, bus.remove_id)),
-            (f"{driver}/uevent", text(None, sysfs_device.event)),
         ):
             yield name, self._keep(None, name, entry)
-        yield f"{driver}/module", Link("../../../../module/vfio_pci")
+        for driver in bus.drivers:
+            yield from self._driver_files(driver)
+
+    def _driver_files(self, driver: Driver) -> Iterator[tuple[str, Entry]]:
+        bus, home = self._bus, f"bus/pci/drivers/{driver.name}"
+        yield home, Directory()
+        for name, entry in (
+            (f"{home}/bind", text(None, lambda said: bus.bind(driver, said))),
+            (f"{home}/unbind", text(None, lambda said: bus.unbind(driver, said))),
+            (f"{home}/new_id", text(None, lambda said: bus.new_id(driver, said))),
+            (f"{home}/remove_id", text(None, driver.remove_id)),
+            (f"{home}/uevent", text(None, sysfs_device.event)),
+        ):
+            yield name, self._keep(None, name, entry)
+        yield f"module/{driver.module}", Directory()
+        yield f"{home}/module", _link(home, f"module/{driver.module}")
 
     def _device(self, plugged: Plugged) -> Iterator[tuple[str, Entry]]:
         home = _home(plugged)
@@ -128,10 +140,12 @@ class SysfsTree:
             yield f"{home}/iommu", _link(home, f"devices/virtual/iommu/{self._machine.iommus[plugged.iommu].name}")
         if plugged.group is not None:
             yield f"{home}/iommu_group", _link(home, f"kernel/iommu_groups/{plugged.group}")
+        if plugged.driver is not None:
+            driver = f"bus/pci/drivers/{plugged.driver}"
+            yield f"{home}/driver", _link(home, driver)
+            yield f"{driver}/{plugged.name}", _link(driver, home)
         if plugged.vfio is None:
             return
-        yield f"{home}/driver", _link(home, f"bus/pci/drivers/{DRIVER}")
-        yield f"bus/pci/drivers/{DRIVER}/{plugged.name}", _link(f"bus/pci/drivers/{DRIVER}", home)
         name, numbers = plugged.vfio_name, f"{self._machine.device_major}:{plugged.number}"
         there = f"{home}/vfio-dev/{name}"
         yield f"{home}/vfio-dev", Directory()
@@ -237,7 +251,8 @@ class SysfsTree:
         self._bus.autoprobe = said[:1] != "0"
 
     def _set_type(self, group: int, isolated: bool, said: str) -> None:
-        """EINVAL: no such type, or there is no IOMMU. EPERM: a client has a device of the group.
+        """EINVAL: no such type, or there is no IOMMU. EPERM: a client or a native driver has a
+        device of the group.
 
         Ref: v7.3 drivers/iommu/iommu.c iommu_group_store_type
         """
@@ -247,7 +262,8 @@ class SysfsTree:
         if wanted == "DMA-FQ" and self._types.get(group) == "DMA":
             self._types[group] = wanted
             return
-        if any(plugged.vfio and plugged.vfio.opened for plugged in self._bus if plugged.group == group):
+        devices = [plugged for plugged in self._bus if plugged.group == group]
+        if any(plugged.native or (plugged.vfio and plugged.vfio.opened) for plugged in devices):
             raise IoctlError(EPERM, f"somebody has a device of group {group}")
         self._types[group] = "DMA-FQ" if wanted == "auto" else wanted
 

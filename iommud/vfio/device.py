@@ -23,7 +23,8 @@ from ..engine.device.iommu import Iommu
 from ..engine.mapping.objects import Object
 from ..engine.memory.share import Alone, Everywhere, Share
 from ..errors import IoctlError
-from ..pci.bus import DRIVER, Plugged
+from ..pci.driver import VFIO_PCI
+from ..pci.plugged import Plugged
 from ..pci.triggers import Trigger
 from ..pci.vfio_pci import Opened, VfioPci
 from .bar_buffer import BarBuffer
@@ -71,7 +72,7 @@ class VfioDevice:
     def vfio(self) -> VfioPci:
         """ENODEV: vfio-pci does not have it."""
         if self.plugged.vfio is None:
-            raise IoctlError(ENODEV, f"{DRIVER} does not have {self}")
+            raise IoctlError(ENODEV, f"{VFIO_PCI} does not have {self}")
         return self.plugged.vfio
 
 

@@ -159,7 +159,7 @@ def test_a_group_belongs_to_one_host_and_there_to_one_context() -> None:
     one.claim("group 7", first)
     one.claim("group 7", first)
     for host, owner in (one, second), (other, third):
-        with pytest.raises(IoctlError, match="belong to another context") as refused:
+        with pytest.raises(IoctlError, match="belongs to another context") as refused:
             host.claim("group 7", owner)
         assert refused.value.errno == EPERM
     other.claim("group 8", third)

@@ -14,9 +14,11 @@ from iommud.iommus.shown import shown
 from iommud.models.edu import Edu
 from iommud.pci import registers as r
 from iommud.pci.address import Address
-from iommud.pci.bus import Bus, Nobody, Plugged
+from iommud.pci.bus import Bus, Nobody
 from iommud.pci.function import PciFunction, Slot
 from iommud.pci.ids import DynamicId
+from iommud.pci.kernel_dma import KernelDma
+from iommud.pci.plugged import Plugged
 from iommud.pci.sysfs import Directory, File, Link, boolean, number
 from iommud.pci.sysfs_device import cpu_mask
 from iommud.pci.sysfs_tree import Machine, SysfsTree
@@ -67,9 +69,11 @@ def now(work: Coroutine[Any, Any, Any] | Any) -> Any:
 class Sys:
     """A tree that is written to and read by path."""
 
-    def __init__(self, *functions: PciFunction, iommu: str = "vtd", **options: Any) -> None:
+    def __init__(
+        self, *functions: PciFunction, iommu: str = "vtd", dma: KernelDma | None = None, **options: Any
+    ) -> None:
         self.clients = Clients()
-        self.bus = Bus(self.clients, first_group=5)
+        self.bus = Bus(self.clients, first_group=5, dma=dma)
         for function in functions:
             self.bus.plug(function, iommu, **options)
         self.tree = SysfsTree(

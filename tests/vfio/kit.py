@@ -10,8 +10,9 @@ from iommud.engine.device.context import Context
 from iommud.errors import IoctlError, errno_name
 from iommud.iommus.kinds import new_iommu
 from iommud.ops.request import Descriptors, Origins
-from iommud.pci.bus import Bus, Plugged
+from iommud.pci.bus import Bus
 from iommud.pci.function import PciFunction, Slot
+from iommud.pci.plugged import Plugged
 from iommud.uapi.header import const, ffi, offset_end
 from iommud.uapi.layout import layout
 from iommud.vfio.bind import STRUCT

@@ -2,6 +2,7 @@
 drivers/vfio/group.c
 """
 
+import struct
 from errno import EBADF, EBADFD, EBUSY, EFAULT, EINVAL, EMFILE, ENODEV, ENOTTY, EPERM
 
 from iommud.engine.device.context import Context
@@ -47,6 +48,34 @@ async def test_status_in_the_order_of_the_kernel(machine: Machine) -> None:
     assert await machine.set_container(group, IOMMUFD) == 0
     assert await machine.status(group) == VIABLE | SET
     group.close()
+
+
+async def test_a_group_whose_dma_is_the_kernels(machine: Machine) -> None:
+    """A native driver has a third device of it."""
+    first, second, group = mates(machine)
+    host = machine.client.host
+    host.claim("both", "the kernel")
+    assert await machine.status(group) == 0
+    assert await machine.set_container(group, IOMMUFD) == 0
+    assert await machine.status(group) == VIABLE | SET
+    assert await machine.take(group, first.plugged.name) == -EPERM
+    assert (first.bound, first.files, first.plugged.function.device) == (None, 0, None)
+    file = machine.open(second)
+    assert await machine.errno(file, const("VFIO_DEVICE_BIND_IOMMUFD")) == EFAULT
+    machine.client.memory.map(AT, bind_to(IOMMUFD))
+    assert await machine.errno(file, const("VFIO_DEVICE_BIND_IOMMUFD"), AT) == EBUSY, "the group is open"
+    group.close()
+    assert await machine.errno(file, const("VFIO_DEVICE_BIND_IOMMUFD"), AT) == EPERM
+    machine.client.memory.map(AT, bind_to(NOTHING))
+    assert await machine.errno(file, const("VFIO_DEVICE_BIND_IOMMUFD"), AT) == EBADF, "before the group's owner"
+    host.release("both")
+    machine.client.memory.map(AT, bind_to(IOMMUFD))
+    assert await machine.errno(file, const("VFIO_DEVICE_BIND_IOMMUFD"), AT) == 0
+
+
+def bind_to(iommufd: int) -> bytes:
+    """A struct vfio_device_bind_iommufd."""
+    return struct.pack("=4IQ", 24, 0, iommufd, 0, 0)
 
 
 async def test_a_container_in_the_order_of_the_kernel(machine: Machine) -> None:

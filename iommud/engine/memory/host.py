@@ -46,14 +46,16 @@ class Host(Ledger):
         self._few = granted >> 1 if granted < UNLIMITED else 0
 
     def claim(self, group: Hashable, owner: object) -> None:
-        """`owner` (a context) takes over the DMA of a group's devices. EPERM: another has it. Ref:
-        v7.3 iommu_device_claim_dma_owner
+        """`owner` (a context, or the kernel for its own drivers) takes over the DMA of a group's
+        devices. EPERM: another has it. Ref: v7.3 iommu_device_claim_dma_owner
         """
         found = self._owners.get(group)
         if found is owner:
             return
         if found is not None or not self.share.claim(group):
-            raise IoctlError(EPERM, f"the devices of {group} belong to another context")
+            raise IoctlError(
+                EPERM, f"the DMA of {group} belongs to another context, or a kernel driver has a device of it"
+            )
         self._owners[group] = owner
 
     def release(self, group: Hashable) -> None:
@@ -61,7 +63,7 @@ class Host(Ledger):
         self.share.release(group)
 
     def is_claimed(self, group: Hashable) -> bool:
-        """Whether a context has it. Ref: v7.3 iommu_group_dma_owner_claimed"""
+        """Whether anybody has it. Ref: v7.3 iommu_group_dma_owner_claimed"""
         return group in self._owners or bool(self.share.count(group, 0))
 
     def empty(self) -> bool:
