@@ -4,7 +4,9 @@ of QEMU's edus.
 expected/groups/ has what they printed there. groups and group_walk: in a machine of QEMU 7.2's with
 an emulated VT-d, and two functions of one slot, which are one group, and one alone: `-device edu
 -device edu,addr=0x13.0,multifunction=on -device edu,addr=0x13.1`. noiommu_group: in one without an
-IOMMU, with vfio.enable_unsafe_noiommu_mode=1. Both with vfio-pci.ids=1234:11e8.
+IOMMU, with vfio.enable_unsafe_noiommu_mode=1. Both with vfio-pci.ids=1234:11e8. not_viable: in the
+first one, where the slot's other function is a `virtio-rng-pci,addr=0x13.1,multifunction=on`, which
+virtio-pci has.
 """
 
 import subprocess
@@ -23,6 +25,11 @@ from .test_device_clients import EXPECTED, compare
 ADDRESSES = ("0000:e0:01.0", "0000:e0:02.0", "0000:e0:00.0")
 DEVICES = [f"--device=edu,group={group},bdf={address}" for address, group in zip(ADDRESSES, (1, 1, 2), strict=True)]
 TWO_GROUPS = [IOMMUD, "run", *DEVICES]
+# The second has another driver.
+WITH_A_NATIVE_DRIVER = [
+    f"--device=edu,group=1,bdf={ADDRESSES[0]}",
+    f"--device=ioat,group=1,driver=ioatdma,bdf={ADDRESSES[1]}",
+]
 NO_IOMMU = "--device=edu,iommu=none"
 WITHOUT_IOMMU = [IOMMUD, "run", NO_IOMMU]
 BARE_DEV = [sys.executable, str(Path(__file__).parents[1] / "serve" / "bare_dev.py")]
@@ -55,6 +62,11 @@ def test_without_any_privilege(watch: list[str]) -> None:
     command = [*AS_NOBODY, *TWO_GROUPS, *watch, "--", build("vfio/group_walk"), *ADDRESSES, "1", "300"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("root")
+def test_a_group_of_which_another_driver_has_a_device_is_as_on_linux() -> None:
+    compare([IOMMUD, "run", *WITH_A_NATIVE_DRIVER, "--"], "not_viable", *ADDRESSES[:2], answers=ANSWERS)
 
 
 @pytest.mark.usefixtures("root")
@@ -103,3 +115,9 @@ def test_groups_of_serve_are_as_on_linux(tmp_path: Path) -> None:
 def test_a_device_of_serve_without_an_iommu_is_as_on_linux(tmp_path: Path) -> None:
     with served(tmp_path, NO_IOMMU) as inside:
         compare(inside, "noiommu_group", ADDRESSES[2], answers=ANSWERS)
+
+
+@pytest.mark.usefixtures("root")
+def test_a_group_of_serve_of_which_another_driver_has_a_device_is_as_on_linux(tmp_path: Path) -> None:
+    with served(tmp_path, *WITH_A_NATIVE_DRIVER) as inside:
+        compare(inside, "not_viable", *ADDRESSES[:2], answers=ANSWERS)
