@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cuse_glue.system import libc
+from iommud.commands import machine as host
 from tests import daemon
 from tests.broker.served import Client, Served
 from tests.support import AS_NOBODY, mounts_at, wait_for_call
@@ -52,8 +53,9 @@ class Machine:
         served.close()
         while mounts_at(str(self.sys)):
             libc.umount(str(self.sys), libc.MNT_DETACH)
-        for number in range(2):
-            daemon.take_away(self.device(number))
+        vfio, first = self.directory / "vfio", host.first_group()
+        for path in *map(self.device, range(2)), *(str(vfio / name) for name in ("vfio", str(first), str(first + 1))):
+            daemon.take_away(path)
 
 
 @pytest.fixture
