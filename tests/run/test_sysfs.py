@@ -41,7 +41,7 @@ def shell(run: list[str], script: str, device: str = "edu", *options: str) -> li
     return output([*run, *options, "--device", device, "--", "sh", "-c", script]).splitlines()
 
 
-def value(run: list[str], program: str, device: str = "edu") -> object:
+def value(run: list[str], program: str, *devices: str) -> object:
     """What a Python program within prints."""
     helper = (
         "import errno, os\n"
@@ -55,7 +55,8 @@ def value(run: list[str], program: str, device: str = "edu") -> object:
         " except OSError as e: return errno.errorcode[e.errno]\n"
         f"bdf, at, driver, file = {BDF!r}, {AT!r}, {DRIVER!r}, '/dev/vfio/devices/vfio0'\n"
     )
-    command = [*run, "--device", device, "--", sys.executable, "-c", helper + program]
+    options = [word for device in devices or ("edu",) for word in ("--device", device)]
+    command = [*run, *options, "--", sys.executable, "-c", helper + program]
     return ast.literal_eval(output(command))
 
 
@@ -302,6 +303,83 @@ driverctl list-devices | grep {BDF}
             f"{BDF} (none) [*]",
             f"driverctl: failed to bind device {BDF} to driver ",  # there is none that takes it by itself
             f"{BDF} (none)",
+        ]
+
+
+class TestNativeDrivers:
+    """A device that another driver than vfio-pci has: driver=NAME."""
+
+    def test_lspci_names_it(self, run: list[str]) -> None:
+        need("pciutils")
+        assert "\tKernel driver in use: ioatdma" in shell(run, f"lspci -ks {BDF} 2>/dev/null", "ioat,driver=ioatdma")
+
+    def test_a_script_gives_it_to_vfio_pci(self, run: list[str]) -> None:
+        script = f"""
+cd /sys/bus/pci/drivers/ioatdma && ls
+head -n 1 {AT}/uevent
+basename $(readlink -f {AT}/driver) $(readlink -f module)
+test -e /dev/vfio/devices/vfio0 && test -e /dev/vfio/$(basename $(readlink {AT}/iommu_group)) && echo there
+echo {BDF} >{AT}/driver/unbind && test ! -e {AT}/driver && ls
+echo vfio-pci >{AT}/driver_override && echo {BDF} >/sys/bus/pci/drivers_probe
+readlink {AT}/driver
+echo {BDF} >{AT}/driver/unbind && echo >{AT}/driver_override && echo {BDF} >bind
+readlink {AT}/driver
+"""
+        files = ["bind", "module", "new_id", "remove_id", "uevent", "unbind"]
+        assert shell(run, script, "ioat,driver=ioatdma") == [
+            *(BDF, *files),
+            *("DRIVER=ioatdma", "ioatdma", "there"),
+            *files,
+            "../../../bus/pci/drivers/vfio-pci",
+            "../../../bus/pci/drivers/ioatdma",
+        ]
+
+    def test_its_group_cannot_be_used_meanwhile(self, run: list[str]) -> None:
+        program = """
+import fcntl, struct
+mine, both = '/sys/bus/pci/drivers/ioatdma', os.path.basename(os.readlink(at + '/iommu_group'))
+fd, group, iommufd = (os.open(path, os.O_RDWR) for path in (file, '/dev/vfio/' + both, '/dev/iommu'))
+def viable(): return fcntl.ioctl(group, 0x3b67, struct.pack('=II', 8, 0))[4] & 1  # VFIO_GROUP_GET_STATUS
+def bind():  # VFIO_DEVICE_BIND_IOMMUFD
+ try: return fcntl.ioctl(fd, 0x3b76, bytearray(struct.pack('=IIiI', 16, 0, iommufd, 0)))
+ except OSError as e: return errno.errorcode[e.errno]
+seen = [viable()]
+os.close(group)
+seen += [bind(), write(mine + '/unbind', '0000:e0:01.0'), bind(), write(mine + '/bind', '0000:e0:01.0')]
+print(seen)
+"""
+        devices = "edu,group=1", "ioat,group=1,driver=ioatdma"
+        assert value(run, program, *devices) == [0, "EPERM", "ok", 0, "EBUSY"]
+
+    def test_why_tells_whose_the_group_is(self, run: list[str]) -> None:
+        program = f"""
+import fcntl, os, struct
+fd, iommufd = (os.open(path, os.O_RDWR) for path in ("/dev/vfio/devices/vfio0", "/dev/iommu"))
+try: fcntl.ioctl(fd, 0x3b76, bytearray(struct.pack("=IIiI", 16, 0, iommufd, 0)))
+except PermissionError: open("/sys/bus/pci/drivers/ioatdma/unbind", "w").write("{BDF}")
+"""
+        devices = ["--device", "ioat,group=1,driver=ioatdma", "--device", "edu,group=1"]
+        command = [*run, "--why", *devices, "--", sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0
+        (line,) = done.stderr.splitlines()
+        assert "EPERM" in line
+        assert "or a kernel driver has a device of it" in line
+
+    @pytest.mark.usefixtures("root")
+    def test_driverctl(self) -> None:
+        need("driverctl")
+        script = f"""
+driverctl list-devices | grep {BDF}
+driverctl --nosave set-override {BDF} vfio-pci
+driverctl list-devices | grep {BDF}
+driverctl --nosave unset-override {BDF}
+driverctl list-devices | grep {BDF}
+"""
+        assert shell([IOMMUD, "run"], script, "ioat,driver=ioatdma") == [
+            f"{BDF} ioatdma",
+            f"{BDF} vfio-pci [*]",
+            f"{BDF} ioatdma",
         ]
 
 
