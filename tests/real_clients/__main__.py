@@ -211,10 +211,12 @@ def _devbind(user: User) -> str:
     if why := lacking("pciutils"):
         raise NotHere(why)
     devbind = dpdk.devbind()
-    script = f"{devbind} --bind vfio-pci {BDF} && {devbind} --status-dev dma"
-    said = _dpdk(user, "ioat,driver=none", ["sh", "-c", script])
-    (line,) = [line for line in said.splitlines() if line.startswith(BDF)]
-    assert "drv=vfio-pci" in line, said
+    script = f"{devbind} --status-dev dma && {devbind} --bind vfio-pci {BDF} && {devbind} --status-dev dma"
+    for driver in "none", "ioatdma":  # nobody has it at first, or a kernel driver
+        said = _dpdk(user, f"ioat,driver={driver}", ["sh", "-c", script])
+        before, line = [line for line in said.splitlines() if line.startswith(BDF)]
+        assert ("drv=ioatdma" in before) == (driver == "ioatdma"), said
+        assert "drv=vfio-pci" in line, said
     return line
 
 
