@@ -63,8 +63,10 @@ class VfioGroup(Object):
 
     @property
     def is_owned(self) -> bool:
-        """The DMA of its devices belongs to a context."""
-        return any(self._host.is_claimed(device.plugged.function.group) for device in self.devices)
+        """The DMA of its devices belongs to a context, or to the kernel. Without an IOMMU it is
+        nobody's.
+        """
+        return self.isolated and any(self._host.is_claimed(device.plugged.function.group) for device in self.devices)
 
     def open(self) -> None:
         """EBUSY: it is open, or a device of it is bound by its own file. Ref: v7.3 group.c

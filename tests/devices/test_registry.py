@@ -17,6 +17,7 @@ def test_a_model_alone_is_enough() -> None:
 
 def test_every_key() -> None:
     said = "edu,bdf=0000:E1:1f.7,iommu=amd,group=12,mmap=off,driver=none,dma_mask=0xffffffff,dma_time=250"
+    assert parse("edu,driver=snd-hda_intel2", KINDS).driver == "snd-hda_intel2"
     expect = DeviceSpec(
         "edu", Address(0, 0xE1, 31, 7), "amd", 12, False, "none", {"dma_mask": 0xFFFFFFFF, "dma_time": 0.25}
     )
@@ -80,6 +81,7 @@ def test_help() -> None:
         "  null     one BAR in which there is nothing",
     ]
     assert "  iommu=vtd|amd                what it stands behind (default: --iommu's, or vtd)" in listing.splitlines()
+    assert "  driver=vfio-pci|none|NAME" in listing
     assert asked_for_help("edu,help", KINDS) == (
         "edu: QEMU's educational device: a few registers, INTx and MSI, DMA of 4 KiB; 1234:11e8\n"
         "keys of its own:\n"

@@ -200,7 +200,7 @@ def test_while_a_context_has_the_group_no_native_driver_gets_a_device_of_it(sys:
     assert sys.write(f"{DRIVER}/new_id", f"{identity.vendor:x} {identity.device:x}") != "EBUSY"
     assert driver_of(sys) == "vfio-pci", "which does no DMA itself"
     sys.write(f"{THERE}/remove", "1")
-    sys.write(RESCAN, "1")
+    assert sys.write(RESCAN, "1") == 1
     assert driver_of(sys) == "nobody", "the native driver is asked, cannot, and nobody else is asked"
     sys.write(f"{DRIVER}/unbind", EDU)
     assert sys.write(f"{SOUND}/new_id", "1234 11e8") == 9

@@ -4,6 +4,7 @@ What the files answer was asked of Linux 7.3's vfio-pci, which had QEMU's edu.
 """
 
 import ast
+import glob
 import os
 import re
 import subprocess
@@ -351,6 +352,23 @@ print(seen)
         devices = "edu,group=1", "ioat,group=1,driver=ioatdma"
         assert value(run, program, *devices) == [0, "EPERM", "ok", 0, "EBUSY"]
 
+    def test_a_driver_that_the_machine_has_too(self, run: list[str]) -> None:
+        """Its directory has both its devices and ours, which come and go."""
+        at = {os.path.basename(os.readlink(path)): path for path in glob.glob("/sys/bus/pci/devices/*/driver")}
+        if not at:
+            pytest.skip("no PCI device of this machine has a driver")
+        name, path = sorted(at.items())[0]
+        before, theirs = set(os.listdir(f"/sys/bus/pci/drivers/{name}")), path.split("/")[-2]
+        program = f"""
+mine = '/sys/bus/pci/drivers/{name}'
+def look(): return set(os.listdir(mine)), os.path.lexists(f'{{mine}}/{{bdf}}')
+print([look(), os.path.basename(os.readlink(at + '/driver')), write(mine + '/unbind', '{theirs}'),
+       write(mine + '/unbind', bdf), look(), write(mine + '/bind', bdf), look()])
+"""
+        files = {"bind", "unbind", "new_id", "remove_id", "uevent", "module"}
+        without, having = (before | files, False), (before | files | {BDF}, True)
+        assert value(run, program, f"ioat,driver={name}") == [having, name, "ENODEV", "ok", without, "ok", having]
+
     def test_why_tells_whose_the_group_is(self, run: list[str]) -> None:
         program = f"""
 import fcntl, os, struct
@@ -391,13 +409,16 @@ def test_no_write_and_no_read_harms_the_daemon(run: list[str]) -> None:
 import random
 random.seed(14)
 words = [b'', b'0', b'1', b'-1', b'1\\n', b'\\n', b'\\0', b'1234 11e8', b'vfio-pci', bdf.encode(), b'%n%s', b'\\xff' * 9, b'9' * 5000]
-places = [at + '/', driver + '/', '/sys/bus/pci/', '/sys/kernel/iommu_groups/', '/sys/devices/virtual/iommu/', '/sys/class/vfio-dev/']
+mate, native = at[:-len(bdf)] + '0000:e0:01.0', '/sys/bus/pci/drivers/ioatdma'
+words += [b'0000:e0:01.0', b'ioatdma']
+ours = at + '/', mate + '/', driver + '/', native + '/'
+places = [*ours, '/sys/bus/pci/', '/sys/kernel/iommu_groups/', '/sys/devices/virtual/iommu/', '/sys/class/vfio-dev/']
 count = 0
 for _ in range(4):
     files = [os.path.join(directory, name) for place in places for directory, _, names in os.walk(place) for name in names]
     random.shuffle(files)
     for path in files:
-        if path.startswith('/sys/bus/pci/') and not path.startswith((at, driver, '/sys/bus/pci/rescan', '/sys/bus/pci/drivers_probe')):
+        if path.startswith('/sys/bus/pci/') and not path.startswith((*ours, '/sys/bus/pci/rescan', '/sys/bus/pci/drivers_probe')):
             continue  # the machine's own
         for flags in os.O_RDONLY, os.O_WRONLY, os.O_RDWR | os.O_TRUNC:
             try: fd = os.open(path, flags)
@@ -411,7 +432,10 @@ for _ in range(4):
     for name in b'x' * 255, b'\\xff', b'a b':
         assert not os.path.exists(at.encode() + b'/' + name)
     write('/sys/bus/pci/rescan', '1')
-write(at + '/driver_override', 'vfio-pci'), write(driver + '/bind', bdf)
-print((count > 500, opened(file), open(at + '/vendor').read()))
+write(at + '/remove', '1'), write('/sys/bus/pci/rescan', '1')  # whoever has it
+write(at + '/driver_override', 'vfio-pci'), write(at + '/driver/unbind', bdf) if os.path.lexists(at + '/driver') else ''
+write(driver + '/bind', bdf)
+number, = os.listdir(at + '/vfio-dev')
+print((count > 500, opened('/dev/vfio/devices/' + number), open(at + '/vendor').read()))
 """
-    assert value(run, program) == (True, "ok", "0x1234\n")
+    assert value(run, program, "edu,group=1", "ioat,group=1,driver=ioatdma") == (True, "ok", "0x1234\n")

@@ -73,6 +73,16 @@ async def test_a_group_whose_dma_is_the_kernels(machine: Machine) -> None:
     assert await machine.errno(file, const("VFIO_DEVICE_BIND_IOMMUFD"), AT) == 0
 
 
+async def test_the_dma_of_a_device_without_an_iommu_is_nobodys(machine: Machine) -> None:
+    """Not even if it says that it is in the group of one that stands behind an IOMMU."""
+    device = machine.device(slot=Slot(Address(device=1), scheduler=machine.clock, group="both"), iommu="none")
+    group = machine.group(device)
+    machine.client.host.claim("both", "the kernel")
+    assert await machine.status(group) == VIABLE
+    machine.client.host.release("both")
+    group.close()
+
+
 def bind_to(iommufd: int) -> bytes:
     """A struct vfio_device_bind_iommufd."""
     return struct.pack("=4IQ", 24, 0, iommufd, 0, 0)
