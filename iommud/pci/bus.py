@@ -167,7 +167,7 @@ class Bus:
 
     async def remove(self, plugged: Plugged) -> None:
         """Take the device off the bus, its driver first; a rescan finds it again."""
-        if plugged.driver is not None:
+        while plugged.driver is not None:  # somebody else may bind it while we wait
             await self._unbind(plugged)
         if not plugged.present:
             return  # somebody else did it meanwhile

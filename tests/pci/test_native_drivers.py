@@ -11,8 +11,11 @@ import pytest
 from iommud.models.edu import Edu
 from iommud.pci import registers as r
 from iommud.pci.address import Address
+from iommud.pci.bus import Bus, Nobody
+from iommud.pci.driver import Driver
 from iommud.pci.function import PciFunction, Slot
 from iommud.pci.kernel_dma import KernelDma
+from iommud.pci.plugged import Plugged
 from tests.engine.fakes import errno_of
 
 from .kit import Modern, Plain
@@ -244,6 +247,30 @@ def test_drivers_are_asked_in_the_order_in_which_they_came() -> None:
         sys.write(f"{home}/remove", "1")
     sys.write(RESCAN, "1")
     assert [driver_of(sys, home) for home in homes] == ["first"] * 4
+
+
+class Meanwhile(Nobody):
+    """While somebody waits for a device, somebody else gives it to its native driver."""
+
+    def __init__(self, bus: Bus, native: Driver) -> None:
+        self._bus, self._native = bus, native
+        self._done = False
+
+    async def let_go(self, plugged: Plugged) -> None:
+        if not self._done:
+            self._done = True
+            (*_, vfio) = self._bus.drivers
+            await self._bus.unbind(vfio, plugged.name)
+            self._bus.bind(self._native, plugged.name)
+
+
+def test_a_driver_that_comes_while_a_removal_waits_goes_too(sys: Sys, owners: Owners) -> None:
+    sys.write(f"{SOUND}/unbind", MODERN)
+    sys.write(f"{HOME}/driver_override", "snd-hda_intel")
+    plugged = sys.bus.find(EDU)
+    sys.bus.users = Meanwhile(sys.bus, sys.bus.drivers[0])
+    assert sys.write(f"{HOME}/remove", "1") == 1
+    assert (plugged.present, plugged.driver, owners.kernel) == (False, None, [])
 
 
 def test_whoever_shows_it_is_told(sys: Sys, owners: Owners) -> None:
