@@ -17,7 +17,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Hashable
 from typing import Final, NoReturn
 
 import trio
@@ -43,6 +44,7 @@ from .sys_place import tree_of
 log: Final = logging.getLogger("iommud.commands.serve")
 
 MOMENT: Final = 0.005  # seconds between two looks at whether a device is still open
+LOOKS: Final = 40  # at whether a group is free; a worker that takes longer has it
 
 
 def start(
@@ -89,9 +91,19 @@ class Keeper:
     """Has the bus, and tells workers what becomes of it: pci.bus.Users."""
 
     def __init__(self, shared: SharedBus, notes: socket.socket, first_group: int) -> None:
-        self.bus: Final = Bus(self, first_group=first_group, dma=KernelDma(shared.claim, shared.release))
+        self.bus: Final = Bus(self, first_group=first_group, dma=KernelDma(self._claim, shared.release))
         self._shared = shared
         self._notes = notes
+
+    def _claim(self, group: Hashable) -> bool:
+        """Whoever has closed a device may bind its mate's driver next, but the worker carries the
+        close out a little later. So look for a while. Nobody but root can make us wait.
+        """
+        for _ in range(LOOKS):
+            if self._shared.claim(group):
+                return True
+            time.sleep(MOMENT)
+        return self._shared.claim(group)
 
     def bound(self, plugged: Plugged) -> None:
         assert plugged.number is not None
