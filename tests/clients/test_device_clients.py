@@ -56,10 +56,11 @@ def compare(
     *arguments: str,
     answers: Path = EXPECTED,
     zero: frozenset[str] | set[str] = frozenset(),
+    patience: float = PATIENCE,
 ) -> None:
     """`zero`: what is answered with 0 instead of EINVAL; each has to be, once at least."""
     done = subprocess.run(
-        [*command, build(f"vfio/{program}"), *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
+        [*command, build(f"vfio/{program}"), *arguments], capture_output=True, text=True, timeout=patience, check=False
     )
     linux = (answers / f"{program}.txt").read_text().splitlines()
     found = done.stdout.splitlines()

@@ -36,7 +36,7 @@ LINUX_WALKED = {
 @pytest.mark.parametrize("program", ["groups", "group_orders"])
 def test_groups_are_as_on_linux(program: str) -> None:
     """`group_orders ... trace` prints each order, where one differs."""
-    compare([*TWO_GROUPS, "--"], program, *ADDRESSES, answers=ANSWERS)
+    compare([*TWO_GROUPS, "--"], program, *ADDRESSES, answers=ANSWERS, patience=6 * PATIENCE)
 
 
 @pytest.mark.usefixtures("root")
