@@ -20,7 +20,7 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..process import raw_memory
@@ -51,6 +51,27 @@ class Window:
         self.writable = writable
         self._file = file
         self._refs = 0
+
+    @property
+    def file(self) -> tuple[int, int]:
+        """Which file it shows, however that was opened."""
+        return self._file.dev, self._file.inode
+
+    def read(self, address: int, buffer: memoryview) -> int:
+        """As raw_memory.read_mapping."""
+        return raw_memory.read_mapping(address, buffer)
+
+    def write(self, address: int, data: memoryview) -> int:
+        """As raw_memory.write_mapping."""
+        return raw_memory.write_mapping(address, data)
+
+    def copy(self, to: Sequence[int], of: Sequence[int]) -> int:
+        """As raw_memory.copy_mappings."""
+        return raw_memory.copy_mappings(to, of)
+
+    def locate(self, data: bytes) -> int:
+        """As raw_memory.locate."""
+        return raw_memory.locate(data)
 
     def get(self) -> None:
         self._refs += 1

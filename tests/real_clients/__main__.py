@@ -102,9 +102,7 @@ def _load(loops: int) -> Iterator[None]:
     """Processes that do nothing but compute, each in a session of its own: the scheduler deals
     processors out to sessions.
     """
-    busy = [
-        subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(loops)
-    ]
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(loops)]
     try:
         yield
     finally:
