@@ -207,7 +207,7 @@ def _autotest(user: User, version: str) -> str:
     said = _dpdk(user, f"ioat,version={version}", dpdk.autotest(BDF, 8 if user.before else 64))
     passed = dpdk.passed(said, BDF)
     missing = dpdk.TRIED[version] - passed
-    assert not missing, f"not passed: {', '.join(sorted(missing))}\n{said[-4000:]}"
+    assert not missing, f"not passed: {', '.join(sorted(missing))}\n{said[-8000:]}"
     return ", ".join(sorted(passed))
 
 
@@ -235,7 +235,7 @@ def _devbind(user: User) -> str:
 
 
 def _dpdk(user: User, device: str, command: Sequence[str], place: Path | None = None) -> str:
-    """What it says on stdout. `place`: where it may write."""
+    """What it says, on stdout and then on stderr. `place`: where it may write."""
     if place is None:
         with _place() as place:
             return _dpdk(user, device, command, place)
@@ -249,8 +249,9 @@ def _dpdk(user: User, device: str, command: Sequence[str], place: Path | None = 
         env=environment,
         cwd="/",
     )
-    assert not done.returncode, f"status {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
+    said = dpdk.without_counts(done.stdout + done.stderr)
+    assert not done.returncode, f"status {done.returncode}\n{said[-8000:]}"
+    return said
 
 
 @contextmanager
