@@ -42,7 +42,7 @@ def _environment(bdf: str, megabytes: int, plugins: Sequence[str]) -> list[str]:
 
 def autotest(bdf: str, megabytes: int) -> list[str]:
     """The command of dmadev_autotest."""
-    own = _environment(bdf, megabytes, (*PLUGINS, *SKELETON))
+    own = _environment(bdf, megabytes, PLUGINS)
     return ["env", "DPDK_TEST=dmadev_autotest", *_program("dpdk-test"), *own]
 
 
