@@ -185,6 +185,13 @@ def test_one_interrupt_until_it_is_armed_again(driver: Driver) -> None:
     assert driver.rig.table[10].take() == 1
 
 
+def test_an_interrupt_in_the_middle(driver: Driver) -> None:
+    for index in range(3):
+        driver.put(index, BUFFERS, BUFFERS + P, 8, d.INTERRUPT if index == 1 else 0)
+    assert driver.run(3) == RING + 2 * d.SIZE | d.IDLE
+    assert driver.rig.table[10].take() == 1
+
+
 def test_no_interrupt_where_they_are_off(driver: Driver) -> None:
     driver.rig.store(0, ioat.INTRCTRL, 1, 0)
     driver.put(0, 0, 0, 0, d.NULL | d.INTERRUPT)

@@ -6,9 +6,9 @@ commands a second. To find each area, its pages and its pin, and to copy for eac
 costs twenty times the copy. So neighbours that lie together are joined to an `Extent`, and
 remembered by blocks of IOVAs, each when DMA first comes there.
 
-Nothing is remembered of an IO page table in which anything was mapped, unmapped or split since. So
-what is remembered is as true as the areas are. What was revoked, and what is reached through a
-client's process, has questions to be asked at each DMA, and never stands here.
+Nothing is remembered of an IO page table in which anything was mapped or unmapped since, or which
+was filled since. So what is remembered is as true as the areas are. What was revoked, and what is
+reached through a client's process, has questions to be asked at each DMA, and never stands here.
 """
 
 from bisect import bisect_right
@@ -34,8 +34,8 @@ class Extent(NamedTuple):
 
 
 class Direct:
-    """The extents of the areas that a page table shows. `clear` it whenever an area comes or
-    goes.
+    """The extents of the areas that a page table shows. `clear` it whenever an area comes or goes,
+    or its pages are pinned or let go.
     """
 
     __slots__ = ("_areas", "_blocks")

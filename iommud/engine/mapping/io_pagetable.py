@@ -282,7 +282,8 @@ class IoPagetable:
         except BaseException:
             self.unreserve(domain)
             raise
-        self.direct.clear()
+        finally:
+            self.direct.clear()  # a device may have asked meanwhile
         self.domains.append(domain)
         self.physical += domain.physical
         # Anew: an access may have come or gone while the page table was filled.

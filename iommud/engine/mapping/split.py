@@ -51,7 +51,6 @@ def _split(iopt: IoPagetable, area: Area, last: int) -> None:
     lower.pages, upper.pages = pages, pages.get()
     if iopt.domains:
         pages.split_pin(area.first_index, upper.first_index, area.last_index)
-    iopt.direct.clear()
     iopt.areas.remove(area)
     iopt.host.physical.hide(area)
     for half in lower, upper:
