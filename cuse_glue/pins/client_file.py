@@ -139,13 +139,13 @@ class ClientFile:
         If the file is sealed or was not opened for writing, the window is not writable, although
         that was asked for. OSError: it cannot be mapped.
         """
-        size, unit = self.size, self.page_size
-        failure = OSError(errno.EACCES, os.strerror(errno.EACCES))
+        failure: OSError | None = None
         for how in (True, False) if writable else (False,):
             for window in self.windows:
                 if window.start <= start and end <= window.end and window.writable >= how:
                     return window
-            for at, upto in (0, max(end, size)), (start, end):
+            unit = self.page_size
+            for at, upto in (0, max(end, self.size)), (start, end):
                 try:
                     window = Window(self, at // unit * unit, -(-upto // unit) * unit, how)
                 except OSError as error:
@@ -153,6 +153,7 @@ class ClientFile:
                 else:
                     self.windows.append(window)
                     return window
+        assert failure is not None
         raise failure
 
 
