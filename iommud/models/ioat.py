@@ -10,9 +10,9 @@ An error halts the channel, and CHANERR tells why; a reset makes the channel usa
 
 Descriptors are done while the driver's store to DMACOUNT waits, unless they are very many: the rest
 is done beside all else, some at a time. Were they done after the store, a driver would find them
-late on a busy machine: there, iommud may wait a second for a processor, and DPDK's tests wait no
-longer for a burst. The first ones after an error come late all the same: DPDK's driver miscounts if
-they are done before it looks.
+late wherever iommud has to wait for a processor (0.2 s were seen beside two busy loops), or is
+stopped for a while: DPDK's tests wait a second for a burst, and no longer. The first ones after an
+error come late all the same: DPDK's driver miscounts if they are done before it looks.
 
 Ref: v7.3 drivers/dma/ioat/{registers.h,hw.h}; DPDK 24.11 drivers/dma/ioat
 """

@@ -121,8 +121,8 @@ def test_the_count_goes_on_and_wraps(driver: Driver) -> None:
 
 
 def test_it_is_done_when_the_store_returns(driver: Driver) -> None:
-    """Where the processors are busy, iommud may wait longer for one than a driver waits for a
-    burst; while it stores to a register it waits for iommud.
+    """A driver waits for a burst by the clock, and iommud may have to wait for a processor. While
+    the driver stores to a register, it waits for iommud.
     """
     for index in range(64):
         driver.put(index, BUFFERS, BUFFERS + P, P, d.WRITE_BACK)
