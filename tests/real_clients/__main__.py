@@ -43,6 +43,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make clients", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("only", nargs="*", metavar="WORD", help="only the checks whose names have one of these words")
     parser.add_argument("--times", type=int, default=1, help="each so often (default: 1)")
+    parser.add_argument("--load", type=int, default=0, metavar="N", help="with N busy loops beside (default: none)")
     parser.add_argument("--brief", action="store_true", help="without DPDK's, which take minutes")
     options = parser.parse_args()
     passed = failed = 0
@@ -50,13 +51,28 @@ def main() -> int:
         for name, check in (*kernels.checks(PLACE / "selftests"), *_qemus(), *(() if options.brief else _dpdks())):
             if options.only and not any(word in name for word in options.only):
                 continue
-            good = _repeat(name, check, options.times)
+            with _load(options.load):
+                good = _repeat(name, check, options.times)
             passed, failed = passed + good, failed + options.times - good
     except NotHere as reason:
         print(f"real clients: not run here: {reason}", file=sys.stderr)
         return NOT_HERE
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
+
+
+@contextmanager
+def _load(loops: int) -> Iterator[None]:
+    """Processes that do nothing but compute, each in a session of its own: the scheduler deals
+    processors out to sessions.
+    """
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(loops)]
+    try:
+        yield
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
 
 
 def _repeat(name: str, check: Callable[[], str], times: int) -> int:
@@ -116,7 +132,7 @@ def _autotest(user: User, version: str) -> str:
     said = _dpdk(user, f"ioat,version={version}", dpdk.autotest(BDF, 8 if user.before else 64))
     passed = dpdk.passed(said, BDF)
     missing = dpdk.TRIED[version] - passed
-    assert not missing, f"not passed: {', '.join(sorted(missing))}\n{said[-4000:]}"
+    assert not missing, f"not passed: {', '.join(sorted(missing))}\n{said[-8000:]}"
     return ", ".join(sorted(passed))
 
 
@@ -144,7 +160,7 @@ def _devbind(user: User) -> str:
 
 
 def _dpdk(user: User, device: str, command: Sequence[str], place: Path | None = None) -> str:
-    """What it says on stdout. `place`: where it may write."""
+    """What it says, on stdout and then on stderr. `place`: where it may write."""
     if place is None:
         with _place() as place:
             return _dpdk(user, device, command, place)
@@ -158,8 +174,9 @@ def _dpdk(user: User, device: str, command: Sequence[str], place: Path | None = 
         env=environment,
         cwd="/",
     )
-    assert not done.returncode, f"status {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
+    said = dpdk.without_counts(done.stdout + done.stderr)
+    assert not done.returncode, f"status {done.returncode}\n{said[-8000:]}"
+    return said
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from itertools import starmap
 
 from ...errors import IoctlError
 from .ledger import Ledger
-from .origin import PAGE_SIZE, AccountMode, Identity, Origin, Pin, Stretch
+from .origin import PAGE_SIZE, AccountMode, Identity, Origin, Pin, Place, Stretch
 from .pinned import Part, Pinned, PinRef
 from .span import U64_MAX, Span, Spans, last_of
 from .transfer import Transfer
@@ -205,6 +205,19 @@ class Pages:
             begin, end = _bytes(part, start_byte, len(data))
             offset = start_byte + begin - part.by.first * PAGE_SIZE
             (part.by.pin.write_from if write else part.by.pin.read_into)(offset, data[begin:end])
+
+    def places(self, start_byte: int, length: int) -> Iterator[tuple[Place | None, int]]:
+        """Where `length` bytes from `start_byte` on lie, upwards, each with its length; all of it
+        is held. None: what lies there is to be reached by `dma`.
+        """
+        for part in self._parts(*_indexes(start_byte, length)):
+            at, end = _bytes(part, start_byte, length)
+            while at < end:
+                found = part.by.pin.place(start_byte + at - part.by.first * PAGE_SIZE)
+                place = Place(*found) if found is not None else None
+                count = end - at if place is None else min(end - at, place.length)
+                yield place, count
+                at += count
 
     def transfer(self, to: Transfer, start_byte: int, begin: int, length: int, near: Hashable) -> None:
         """Let `to` copy `length` bytes from `start_byte` on, to or from byte `begin` of its buffer.
