@@ -24,7 +24,7 @@ from .ourselves import TwinInjector, ourselves
 Make = Callable[..., IommuDevice]
 
 
-DOORS = {door.behind: door for door in doors(Settings(vfio=True))}
+DOORS = {door.behind: door for door in doors(Settings(vfio="iommufd"))}
 
 
 @pytest.fixture
