@@ -1,9 +1,14 @@
 """Dirty bitmaps, as type1 writes them: every page of a mapping is dirty, because the devices of
 VFIO's groups write memory by themselves and do not tell type1 what they wrote.
 
-The bitmap is written in words of 64 bits, of each mapping those that have a bit of it. What lies
-below its first bit in a word stays; what lies above its last bit becomes 0. Words that no mapping
-has a bit in are not written.
+The bitmap is written in words of 64 bits, of each mapping those that have a bit of it. If its first
+bit is not the first of a word, the bits that the word had stay. Words that no mapping has a bit in
+are not written.
+
+Linux shifts the bits of a mapping to their place in the bitmap that it keeps of the mapping, and
+afterwards clears as many as there are pages, from the first on. So some bits stay behind, and show
+up in the next bitmap, where they belong to nothing, or to another mapping. That does no harm, as
+all is dirty, and here it is the same.
 
 Ref: v7.3 vfio_iommu_type1.c update_user_bitmap, verify_bitmap_size
 """
@@ -64,10 +69,13 @@ async def write(request: Request, target: Target, dma: Dma, base: int) -> None:
     address, shift = target.address + first // 64 * 8, first % 64
     size = _bytes(count + shift)
     await request.settle(address, size)
-    bits = (1 << count) - 1 << shift
+    every, written = (1 << count) - 1, (1 << 8 * size) - 1
+    dma.bitmap |= every
     if shift:
-        bits |= int.from_bytes(request.read(address, 8, "the bitmap"), "little") & (1 << shift) - 1
-    request.write(address, bits.to_bytes(size, "little"), "the bitmap")
+        dma.bitmap = dma.bitmap & ~written | dma.bitmap << shift & written
+        dma.bitmap |= int.from_bytes(request.read(address, 8, "the bitmap"), "little")
+    request.write(address, (dma.bitmap & written).to_bytes(size, "little"), "the bitmap")
+    dma.bitmap &= ~every
 
 
 def _bytes(bits: int) -> int:

@@ -13,16 +13,18 @@ from ...engine.memory.origin import Origin
 
 class Dma:
     """`iova`..`last` is memory of `payer`, which holds a reference to it. `invalid`: its address is
-    to be told anew (VFIO_DMA_UNMAP_FLAG_VADDR); what devices reach stays.
+    to be told anew (VFIO_DMA_UNMAP_FLAG_VADDR); what devices reach stays. `bitmap`: what an earlier
+    dirty bitmap has left (bitmap.py).
     """
 
-    __slots__ = ("invalid", "iova", "last", "payer")
+    __slots__ = ("bitmap", "invalid", "iova", "last", "payer")
 
     def __init__(self, iova: int, last: int, payer: Origin) -> None:
         self.iova: Final = iova
         self.last: Final = last
         self.payer = payer
         self.invalid = False
+        self.bitmap = 0
         payer.get()
 
     @property

@@ -236,6 +236,15 @@ class Type1(Object):
         self._invalid -= dma.invalid
         dma.payer.put()
 
+    def track_dirty(self, on: bool) -> None:
+        """Begin or end to keep a bitmap of each mapping. No effect if it is so already. Ref: v7.3
+        vfio_iommu_type1.c vfio_iommu_type1_dirty_pages
+        """
+        if on and not self.tracks_dirty:
+            for dma in self.dmas:
+                dma.bitmap = 0
+        self.tracks_dirty = on
+
     # --- new addresses ---
 
     def invalidate(self, dmas: Collection[Dma]) -> None:

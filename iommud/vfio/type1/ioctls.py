@@ -170,7 +170,7 @@ async def _dirty_pages(driver: Type1, request: Request, _outside: Outside) -> No
     flags = request.cmd.flags
     _check_flags(flags, _START | _STOP | _GET)
     if flags in (_START, _STOP):
-        driver.tracks_dirty = flags == _START
+        driver.track_dirty(flags == _START)
     elif flags == _GET:
         await _get_bitmap(driver, request)
     else:
