@@ -49,6 +49,8 @@ VARIANTS: Final = {
     "vfio_dma_mapping_mmio_test": ("iommufd",),
     "vfio_pci_device_init_perf_test": ("iommufd",),
 }
+# With all their variants they run on VFIO's own container, as on a distribution's kernel.
+ON_TYPE1: Final = ("vfio_dma_mapping_test", "vfio_dma_mapping_mmio_test", "vfio_pci_driver_test")
 # How a QEMU gets the device: keys of the device, a shell script that runs QEMU's command, and
 # options of iommud.
 OPEN: Final = f"exec 9<>/dev/vfio/devices/$(ls /sys/bus/pci/devices/{BDF}/vfio-dev); "
@@ -128,11 +130,15 @@ def _kernels() -> Iterator[Check]:
             if name in LARGE and user.before:
                 continue
             yield f"{name}, as {user.name}", partial(_selftest, user, program)
+            if name in ON_TYPE1:
+                how = partial(_selftest, user, program, "--vfio", "type1")
+                yield f"{name} on VFIO's own container, as {user.name}", how
 
 
-def _selftest(user: User, program: Path) -> str:
-    only = [word for variant in VARIANTS.get(program.name, ()) for word in ("-v", variant)]
-    command = user.run(f"{MODELS.get(program.name, 'edu')},bdf={BDF}", [str(program), *only, BDF])
+def _selftest(user: User, program: Path, *options: str) -> str:
+    variants = () if options else VARIANTS.get(program.name, ())
+    only = [word for variant in variants for word in ("-v", variant)]
+    command = user.run(f"{MODELS.get(program.name, 'edu')},bdf={BDF}", [str(program), *only, BDF], *options)
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
     results = parse((0.0, line) for line in done.stdout.splitlines())
     wrong = [
