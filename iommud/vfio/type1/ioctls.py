@@ -25,6 +25,7 @@ from ...uapi.layout import Layout, layout
 from ..outside import Outside
 from . import bitmap
 from .container import Container
+from .dma import Dma
 from .driver import Type1
 from .info import tell
 from .memory import map_memory
@@ -130,35 +131,46 @@ async def _unmap_dma(driver: Type1, request: Request, _outside: Outside) -> None
         if cmd.argsz < request.user_size + _BITMAP_SIZE:
             raise IoctlError(EINVAL, f"argsz {cmd.argsz} has no room for struct vfio_bitmap")
         target = await bitmap.read(request, request.user_size, size)
-    page = driver.smallest_page
-    if iova & (page - 1) or (not flags & _ALL and size & (page - 1)):
-        raise IoctlError(EINVAL, f"IOVA {iova:#x} or size {size:#x} is off the page {page:#x}")
-    if flags & _ALL and (iova or size):
-        raise IoctlError(EINVAL, f"VFIO_DMA_UNMAP_FLAG_ALL with iova {iova:#x}, size {size:#x}, must be 0")
-    if not flags & _ALL and not size:
-        raise IoctlError(EINVAL, "size is 0")
-    last = U64_MAX if flags & _ALL else iova + size - 1
-    if last > U64_MAX:
-        raise IoctlError(EOVERFLOW, f"IOVA {iova:#x} + size {size:#x} is beyond 2^64 - 1")
+    last = _last_to_unmap(driver, flags, iova, size)
     if target is not None:
         bitmap.check_page(driver, target)
     found = driver.unmapped_by(iova, last, everything=bool(flags & _ALL))
     if flags & _UNMAP_VADDR:
         driver.invalidate(found)
         cmd.size = sum(dma.size for dma in found)
-        request.respond()
-        return
-    cmd.size = 0
+    else:
+        cmd.size = await _remove(driver, request, found, target)
+    request.respond()
+
+
+def _last_to_unmap(driver: Type1, flags: int, iova: int, size: int) -> int:
+    """The last IOVA of the range. EINVAL, EOVERFLOW: as `_unmap_dma`."""
+    page = driver.smallest_page
+    if flags & _ALL:
+        if iova or size:
+            raise IoctlError(EINVAL, f"VFIO_DMA_UNMAP_FLAG_ALL with iova {iova:#x}, size {size:#x}, must be 0")
+        return U64_MAX
+    if not size or (iova | size) & (page - 1):
+        raise IoctlError(EINVAL, f"size {size:#x} is 0, or that or IOVA {iova:#x} is off the page {page:#x}")
+    last: int = iova + size - 1
+    if last > U64_MAX:
+        raise IoctlError(EOVERFLOW, f"IOVA {iova:#x} + size {size:#x} is beyond 2^64 - 1")
+    return last
+
+
+async def _remove(driver: Type1, request: Request, found: list[Dma], target: bitmap.Target | None) -> int:
+    """Unmap them, and tell in a bitmap what was dirty; the bytes. EFAULT: bitmap.write."""
+    size, base = 0, request.cmd.iova
     for count, dma in enumerate(found, 1):
         if target is not None:
-            await bitmap.write(request, target, dma, iova)
+            await bitmap.write(request, target, dma, base)
         if count % AT_ONCE == 0:
             await give_way()
         if driver.is_released:
             break
-        cmd.size += dma.size
+        size += dma.size
         driver.remove(dma)
-    request.respond()
+    return size
 
 
 async def _dirty_pages(driver: Type1, request: Request, _outside: Outside) -> None:

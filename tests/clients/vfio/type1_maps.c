@@ -449,6 +449,18 @@ static void registers(void)
 	edu_dma(device, 35 * MIB + 8, EDU_BUFFER, 4, 0);
 	edu_dma(device, EDU_BUFFER, 35 * MIB + 3 * PAGE, 4, EDU_TO_MEMORY);
 	SAY(memcmp(around + 3 * PAGE, "abcd", 4), "DMA to the memory before and behind");
+	edu_dma(device, EDU_BUFFER, 16 * MIB + EDU_LIVENESS, 4, EDU_TO_MEMORY);
+	SAY(get(target, BAR0, EDU_LIVENESS, 4), "DMA to a register, which then says");
+	put(target, BAR0, EDU_LIVENESS, 4, 0x11223344);
+	edu_dma(device, 35 * MIB + PAGE + EDU_LIVENESS, EDU_BUFFER, 4, 0);
+	edu_dma(device, EDU_BUFFER, 35 * MIB + 3 * PAGE, 4, EDU_TO_MEMORY);
+	SAY(*(uint32_t *)(around + 3 * PAGE), "DMA from it");
+	put(target, CONFIG, 4, 2, 0);
+	edu_dma(device, EDU_BUFFER, 16 * MIB + EDU_LIVENESS, 4, EDU_TO_MEMORY);
+	enable(target, true);
+	SAY(get(target, BAR0, EDU_LIVENESS, 4), "after DMA while its memory was disabled");
+	edu_dma(device, EDU_BUFFER, 16 * MIB + EDU_LIVENESS, 4, EDU_TO_MEMORY);
+	SAY(get(target, BAR0, EDU_LIVENESS, 4), "and when it is enabled");
 	NEED(munmap(around + 2 * PAGE, PAGE) == 0);
 	SAY(map_dma(container, around, 36 * MIB, 4 * PAGE), "memory, registers, a hole");
 	SAY(taken_out(container, 35 * MIB, 4 * PAGE), "unmap");
