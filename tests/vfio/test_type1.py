@@ -5,7 +5,7 @@ Ref: v7.3 drivers/vfio/container.c, vfio_iommu_type1.c
 """
 
 from collections.abc import Iterator
-from errno import EBUSY, EINVAL, ENODEV, ENOSPC, EPERM
+from errno import EBUSY, EINVAL, EMFILE, ENODEV, ENOSPC, EPERM
 
 import pytest
 
@@ -87,6 +87,7 @@ def test_usable_is_what_all_reach_and_nobody_reserves() -> None:
     assert not usable.has(0x3FFF, 0x4000)
     assert not usable.has(0x3000, 0x5000)
     assert usable.lost(0x1000, 0xDFFF) == [(0, 0xFFF), (0xE000, 0xEFFF)]
+    assert usable.lost(0, 0xEFFF) == []
     assert usable.within(0x1000, 0x3FFF).ranges == ((0x1000, 0x3FFF),)
     assert errno_of(lambda: usable.lost(0x10000, 0x20000)) == EINVAL
     assert errno_of(lambda: usable.without([Region(0, U64_MAX)])) == EINVAL
@@ -155,6 +156,7 @@ async def test_a_driver_that_cannot_have_all_groups_is_none(
     assert [is_placed(found) for found in (first, second)] == [False, False]
     assert [await machine.status(group) for group in groups] == [3, 3], "the groups stay"
     assert await machine.set_container(groups[0], OTHER) == -EINVAL
+    assert [machine.client.host.is_claimed(name) for name in ("one", "two")] == [True, True]
     monkeypatch.undo()
     container.set_iommu(TYPE1, machine.client.caller)
     for group in groups:
@@ -175,6 +177,7 @@ async def test_a_device_that_vfio_pci_gets_is_in_the_container_too(machine: Mach
     assert is_placed(second)
     assert await machine.take(group, second.plugged.name) == 0
     machine.files.pop().release()
+    assert is_placed(second), "opened or not"
     for found in first, second:
         machine.groups.remove(found)
     assert not container.is_set, "with its last device the group has left"
@@ -195,6 +198,11 @@ async def test_a_device_that_cannot_come_cannot_be_opened(
     monkeypatch.setattr(second.plugged.function, "reserved_regions", lambda: [Region(0, PAGE - 1)])
     machine.groups.add(second)
     assert await machine.take(group, second.plugged.name) == -EINVAL
+    other = await put_in(machine, device(machine, 3, "another"))
+    other.close()
+    machine.groups.remove(first)
+    assert machine.client.host.is_claimed("both"), "although none of its devices is attached"
+    machine.groups.add(first)
     assert await machine.take(group, first.plugged.name) == 0
     group.close()
     assert errno_of(group.open) == EBUSY, "the device keeps it open"
@@ -202,6 +210,31 @@ async def test_a_device_that_cannot_come_cannot_be_opened(
     group.open()
     group.close()
     assert not container.is_set
+
+
+async def test_a_device_whose_descriptor_cannot_be_given_keeps_nothing(machine: Machine, container: Container) -> None:
+    found = device(machine, 1, "one")
+    group = await put_in(machine, found)
+    assert await machine.take(group, found.plugged.name) == -EINVAL, "without a driver"
+    container.set_iommu(TYPE1V2, machine.client.caller)
+    assert await machine.take(group, found.plugged.name, fails=True) == -EMFILE
+    assert await machine.ask_group(group, "UNSET_CONTAINER") == 0
+    assert not is_placed(found)
+    group.close()
+
+
+async def test_the_container_outlives_its_file(machine: Machine) -> None:
+    container = machine.outside.containers[CONTAINER] = Container(machine.client.host, Parameters())
+    found = device(machine, 1, "one")
+    group = await put_in(machine, found)
+    container.set_iommu(TYPE1V2, machine.client.caller)
+    assert await map_at(machine, container, 0, 4 * PAGE) == 0
+    container.close()
+    assert is_placed(found)
+    assert sum(machine.client.host.process_pages.values()) == 4
+    group.close()
+    assert not is_placed(found)
+    assert machine.client.host.empty()
 
 
 async def test_the_dma_of_a_group_is_one_contexts(machine: Machine, container: Container) -> None:
