@@ -21,6 +21,7 @@ from .address import Address
 from .function import PciFunction
 from .host import Host
 from .ids import DynamicId
+from .type1 import Parameters
 from .vfio_pci import VfioPci
 
 DRIVER: Final = "vfio-pci"
@@ -103,6 +104,7 @@ class Bus:
         self.users: Users = users or Nobody()
         self.changed: Callable[[], None] = lambda: None  # after something came, went, or was bound
         self.ids: Final[list[DynamicId]] = []
+        self.parameters: Final = Parameters()
         self.autoprobe = True
         self._plugged: Final[dict[Address, Plugged]] = {}
         self._first_group: Final = first_group
@@ -117,6 +119,7 @@ class Bus:
         if function.address in self._plugged:
             raise ValueError(f"there is a device at {function.address} already")
         plugged = self._plugged[function.address] = Plugged(function, iommu, mappable=mappable)
+        self.parameters.allows_no_iommu |= not plugged.isolated
         if driver == DRIVER:
             wanted = DynamicId(function.identity.vendor, function.identity.device)
             if wanted not in self.ids:

@@ -123,13 +123,15 @@ def _dpdks() -> Iterator[Check]:
     for user in users("--open", str(dpdk.DPDK.root)):
         for version in dpdk.TRIED:
             yield f"dpdk's dmadev_autotest on ioat {version}, as {user.name}", partial(_autotest, user, version)
+        on_type1 = f"dpdk's dmadev_autotest on ioat {version}, on VFIO's own container, as {user.name}"
+        yield on_type1, partial(_autotest, user, version, "--vfio", "type1")
         yield f"dpdk's dma-perf, as {user.name}", partial(_copies, user)
         yield f"dpdk-devbind, as {user.name}", partial(_devbind, user)
 
 
-def _autotest(user: User, version: str) -> str:
+def _autotest(user: User, version: str, *options: str) -> str:
     # all of it is locked, and an ordinary user may lock 8 MiB
-    said = _dpdk(user, f"ioat,version={version}", dpdk.autotest(BDF, 8 if user.before else 64))
+    said = _dpdk(user, f"ioat,version={version}", dpdk.autotest(BDF, 8 if user.before else 64), options=options)
     passed = dpdk.passed(said, BDF)
     missing = dpdk.TRIED[version] - passed
     assert not missing, f"not passed: {', '.join(sorted(missing))}\n{said[-8000:]}"
@@ -159,14 +161,18 @@ def _devbind(user: User) -> str:
     return line
 
 
-def _dpdk(user: User, device: str, command: Sequence[str], place: Path | None = None) -> str:
-    """What it says, on stdout and then on stderr. `place`: where it may write."""
+def _dpdk(
+    user: User, device: str, command: Sequence[str], place: Path | None = None, options: Sequence[str] = ()
+) -> str:
+    """What it says, on stdout and then on stderr. `place`: where it may write. `options`: of
+    iommud.
+    """
     if place is None:
         with _place() as place:
-            return _dpdk(user, device, command, place)
+            return _dpdk(user, device, command, place, options)
     environment = os.environ | {"XDG_RUNTIME_DIR": str(place)}
     done = subprocess.run(
-        user.run([f"{device},bdf={BDF}"], command),
+        user.run([f"{device},bdf={BDF}"], command, *options),
         capture_output=True,
         text=True,
         timeout=SECONDS,

@@ -22,6 +22,7 @@ SECONDS: Final = 420.0  # five of its tests may take a minute each
 MIB: Final = 1 << 20
 BY_CONTAINER: Final = ("vfio_type1_iommu", "vfio_type1v2_iommu")  # modes that open /dev/vfio/vfio
 MODES: Final = (*BY_CONTAINER, "iommufd", "iommufd_compat_type1", "iommufd_compat_type1v2")
+TYPE1: Final = ("--vfio", "type1")  # VFIO's own container, as on a distribution's kernel
 # The pages that variants of vfio_dma_mapping_test want one of: by the end of their names, bytes.
 HUGE: Final = {"anonymous_hugetlb_2mb": 2 * MIB, "anonymous_hugetlb_1gb": 1024 * MIB}
 
@@ -67,11 +68,21 @@ ROWS: Final = (
     Row("vfio_dma_mapping_test", 30),
     # Such a container is an iommufd, which maps no BAR.
     Row("vfio_dma_mapping_mmio_test", 15, failing=BY_CONTAINER),
+    Row("vfio_dma_mapping_test", 30, options=TYPE1),
+    Row("vfio_dma_mapping_mmio_test", 15, options=TYPE1),
     Row("vfio_pci_device_init_perf_test", 5, devices=8),
     Row(
         "vfio_pci_driver_test",
         35,
         model="ioat",
+        locks=(selftests.REGION + selftests.DRIVERS_REGION) * MIB,
+        smaller=selftests.SMALLER,
+    ),
+    Row(
+        "vfio_pci_driver_test",
+        35,
+        model="ioat",
+        options=TYPE1,
         locks=(selftests.REGION + selftests.DRIVERS_REGION) * MIB,
         smaller=selftests.SMALLER,
     ),

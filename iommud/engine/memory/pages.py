@@ -11,7 +11,7 @@ engine only takes references to it.
 Ref: v7.3 pages.c (theory at its top), iopt_alloc_pages
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from errno import EFAULT, EINVAL, EOVERFLOW, EPERM
 from itertools import starmap
 
@@ -94,7 +94,9 @@ class Pages:
         )
 
     def move(self, origin: Origin) -> None:
-        """From now on it is the same file of another process, which has been charged."""
+        """From now on it is the same file, or shared memory, of another process, which has been
+        charged.
+        """
         origin.get()
         self.origin.put()
         self.origin = origin
@@ -265,6 +267,28 @@ def _bytes(part: Part, start_byte: int, length: int) -> tuple[int, int]:
     exclusive).
     """
     return max(part.first * PAGE_SIZE - start_byte, 0), min((part.last + 1) * PAGE_SIZE - start_byte, length)
+
+
+def move_all(ledger: Ledger, moving: Sequence[Pages], origin: Origin, mode: AccountMode) -> None:
+    """Charge what is pinned of `moving`, which all have one origin, to another: a process that says
+    it has the same memory. ENOMEM: RLIMIT_MEMLOCK; then nothing has changed.
+
+    Ref: v7.3 vfio_iommu_type1.c vfio_change_dma_owner
+    """
+    if not moving:
+        return
+    old_modes = [pages.account_mode for pages in moving]
+    moving[0].account_mode = mode
+    try:
+        moving[0].charge(ledger, sum(pages.npinned for pages in moving), origin)
+    except IoctlError:
+        moving[0].account_mode = old_modes[0]
+        raise
+    for pages, old_mode in zip(moving, old_modes, strict=True):
+        pages.account_mode = old_mode
+        pages.uncharge(ledger, pages.npinned)
+        pages.account_mode = mode
+        pages.move(origin)
 
 
 class Slice:
