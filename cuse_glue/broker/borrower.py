@@ -94,6 +94,8 @@ class Borrower:
                         threads.clear()
                         session.settled()
                         if spin.on and not session.waits and spin.look():
+                            if spin.found % DRAIN_LIMIT == 0:
+                                await trio.lowlevel.checkpoint()
                             continue
                         began = time.monotonic()
                         await trio.lowlevel.wait_readable(self._epoll.fileno())
@@ -118,7 +120,7 @@ class Borrower:
                         spin.handled(in_a_row)
                         in_a_row = 0
                         threads.clear()
-                    if session.waits:
+                    if session.waits or not in_a_row:
                         await trio.lowlevel.checkpoint()
         finally:
             if self._loan == loan:

@@ -184,6 +184,8 @@ class Session:
                 spin.handled(in_a_row)
                 in_a_row = 0
                 if spin.on and not self._running and spin.look():
+                    if spin.found % DRAIN_LIMIT == 0:
+                        await trio.lowlevel.checkpoint()
                     continue
                 began = time.monotonic()
                 await trio.lowlevel.wait_readable(fd)

@@ -21,7 +21,9 @@ MOST: Final = 64  # times SEEN
 
 
 class Spin:
-    """Of one connection."""
+    """Of one connection. `found`: how often looking has found a request. Who looks must give other
+    tasks their turn now and then.
+    """
 
     def __init__(self, fd: int) -> None:
         self._poll: Final = select.poll()
@@ -29,7 +31,7 @@ class Spin:
         self._window = SEEN
         self._left = SEEN  # requests until it is decided again
         self._soon = 0
-        self._looks = self._found = 0
+        self._looks = self.found = 0
         self.on = False
 
     def handled(self, requests: int) -> None:
@@ -38,12 +40,12 @@ class Spin:
         if self._left > 0:
             return
         if self.on:
-            self._window = min(self._window * 2, SEEN * MOST) if self._found * 2 < self._looks else SEEN
+            self._window = min(self._window * 2, SEEN * MOST) if self.found * 2 < self._looks else SEEN
             self.on = False
         else:
             self.on = self._soon >= self._window * NEARLY_ALL
         self._left = LOOKED_FOR if self.on else self._window
-        self._soon = self._looks = self._found = 0
+        self._soon = self._looks = self.found = 0
 
     def waited(self, seconds: float) -> None:
         """A request had to be waited for."""
@@ -57,5 +59,5 @@ class Spin:
         while not poll(0):
             if now() > end:
                 return False
-        self._found += 1
+        self.found += 1
         return True
