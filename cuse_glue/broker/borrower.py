@@ -108,7 +108,8 @@ class Borrower:
                     if size == 0:
                         return
                     slot.begin()
-                    if not session.owns(view):
+                    # If it was taken back meanwhile, others may have read what comes before.
+                    if not session.owns(view) or not slot.is_lent(loan):
                         return
                     session.handle_own(view[:size])
                     threads.add(_tid(view)[0])

@@ -270,6 +270,12 @@ class Reader:
                 self._deliver(moved.get(handle, worker), request, unique, opcode)
 
     def _deliver(self, worker: Worker, request: memoryview, unique: int, opcode: int) -> None:
+        if self._lender is not None:
+            kept = self._lender.keep(worker, request, always=opcode == wire.RELEASE)
+            if kept is not None:
+                if not kept:
+                    self._send(wire.reply(unique, -errno.ENOMEM))
+                return
         if worker.door != self.index:
             put_door(request, self.index)
         slot = unique >> 1 & 0xFFFF
@@ -345,6 +351,8 @@ class Reader:
         # A worker that reads itself may not have come to say that it has the request.
         whose = [worker] if worker is not None else self._lender.slow() if self._lender is not None else []
         for worker in whose:
+            if self._lender is not None and self._lender.keep(worker, request, always=True):
+                continue
             if not worker.gone:
                 self._send_on(worker, bytearray(request))
 
