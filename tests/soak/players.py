@@ -19,9 +19,9 @@ from tests.clients.test_clients import LINUX_ANSWERS
 FIRST_USER = 5001  # users that need not be there
 THREADS = 2
 LONGEST_ROUND = 600  # seconds; a call of more than 20 s ends a round as well
-# What `fuzz_devices --alone --calls 30000 --seed SEED` comes to here: Linux's answers, except that an
-# open file knows no access that another gave (EBADFD; docs/not-done.md). Under `iommud run` they are
-# Linux's.
+# What `fuzz_devices --alone --calls 30000 --seed SEED` comes to here: Linux's answers, except that
+# an open file knows no access that another gave (EBADFD; docs/not-done.md). Under `iommud run` they
+# are Linux's.
 DEVICE_ANSWERS = {11: "2feddc15daab1bed", 12: "09ed55faeddcbe06", 13: "d982d1ea1f8fe24e"}
 # The only answers that a call may get when its worker or daemon was killed.
 OF_A_KILL = {"EIO", "ENOTCONN", "ECONNABORTED", "EBADF"}
