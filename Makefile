@@ -72,9 +72,10 @@ kernel-selftest: setup  ## the kernel's own selftest of IOMMUFD, unmodified, aga
 	$(BIN)/python tests/kernel_selftest/run.py
 
 TIMES = 1
+LOAD = 0
 ONLY =
-clients: setup  ## programs of others on an emulated device: QEMU, the kernel's selftests of VFIO, DPDK; all but DPDK's part of `make test` (TIMES=20 ONLY=vfio_: the selftests 20 times)
-	$(BIN)/python -m tests.real_clients --times $(TIMES) $(ONLY)
+clients: setup  ## programs of others on an emulated device: QEMU, the kernel's selftests of VFIO, DPDK; all but DPDK's part of `make test` (TIMES=20 ONLY=vfio_: the selftests 20 times; LOAD=2: beside two busy loops)
+	$(BIN)/python -m tests.real_clients --times $(TIMES) --load $(LOAD) $(ONLY)
 
 vm-test: setup  ## the character device (CUSE) in a virtual machine with Debian's stock kernel; part of `make test`
 	$(BIN)/python -m pytest -q tests/vm

@@ -24,7 +24,7 @@ _iommud() {
         fi
         case $place:${COMP_WORDS[i]} in
             iommud:run | iommud:serve) place=${COMP_WORDS[i]} ;;
-            run:--device | run:--iommu | run:--pin | run:--log-level | serve:--device | serve:--iommu | serve:--pin | serve:--log-level | serve:--fuse | serve:--cuse | serve:--name | serve:--mode | serve:--share | serve:--sysfs | serve:--group) option=${COMP_WORDS[i]} ;;
+            run:--vfio | run:--device | run:--iommu | run:--pin | run:--log-level | serve:--vfio | serve:--device | serve:--iommu | serve:--pin | serve:--log-level | serve:--fuse | serve:--cuse | serve:--name | serve:--mode | serve:--share | serve:--sysfs | serve:--group) option=${COMP_WORDS[i]} ;;
             run:--) _iommud_program $((i + 1)); return ;;
             run:-*) ;;
             run:*) _iommud_program $i; return ;;
@@ -32,9 +32,11 @@ _iommud() {
     done
     [[ $word == = ]] && word=
     case $place:$option in
+        run:--vfio) words=$(compgen -W 'iommufd type1' -- "$word") ;;
         run:--iommu) words=$(compgen -W 'mock vtd smmuv3 amd none' -- "$word") ;;
         run:--pin) words=$(compgen -W 'watch uring' -- "$word") ;;
         run:--log-level) words=$(compgen -W 'debug info warning error' -- "$word") ;;
+        serve:--vfio) words=$(compgen -W 'iommufd type1' -- "$word") ;;
         serve:--iommu) words=$(compgen -W 'mock vtd smmuv3 amd none' -- "$word") ;;
         serve:--pin) words=$(compgen -W 'watch uring' -- "$word") ;;
         serve:--log-level) words=$(compgen -W 'debug info warning error' -- "$word") ;;

@@ -9,7 +9,7 @@ function __iommud_place
         switch $place:$words[1]
             case iommud:run iommud:serve
                 set place $words[1]
-            case run:--device run:--iommu run:--pin run:--log-level serve:--device serve:--iommu serve:--pin serve:--log-level serve:--fuse serve:--cuse serve:--name serve:--mode serve:--share serve:--sysfs serve:--group
+            case run:--vfio run:--device run:--iommu run:--pin run:--log-level serve:--vfio serve:--device serve:--iommu serve:--pin serve:--log-level serve:--fuse serve:--cuse serve:--name serve:--mode serve:--share serve:--sysfs serve:--group
                 set -e words[1]
             case run:--
                 set -e words[1]
@@ -43,7 +43,7 @@ complete -c iommud -n '__iommud_is_at iommud' -s h -l help -d 'show this help me
 complete -c iommud -n '__iommud_is_at iommud' -l version -d 'show program\'s version number and exit'
 complete -c iommud -n '__iommud_is_at run' -s h -l help -d 'show this help message and exit'
 complete -c iommud -n '__iommud_is_at run' -l why -d 'one line on stderr for each refused ioctl: who, which, errno, and the broken rule'
-complete -c iommud -n '__iommud_is_at run' -l vfio -d 'also serve /dev/vfio/vfio, VFIO\'s type1 container, for programs older than IOMMUFD'
+complete -c iommud -n '__iommud_is_at run' -l vfio -xa 'iommufd type1' -d 'also serve /dev/vfio/vfio, VFIO\'s type1 container, for programs older than IOMMUFD; iommufd, which can be left out: IOMMUFD\'s; type1: VFIO\'s own, which distributions\' kernels have'
 complete -c iommud -n '__iommud_is_at run' -l mock -d 'offer the test ioctl of the kernel\'s selftests, which makes mock devices'
 complete -c iommud -n '__iommud_is_at run' -l device -x -d 'a PCI device, as /dev/vfio/devices/vfio0 and so on; any number of times. `help` lists the models, `MODEL,help` the keys of one, and nothing is run'
 complete -c iommud -n '__iommud_is_at run' -l iommu -xa 'mock vtd smmuv3 amd none' -d 'with --mock or --device: which IOMMU devices stand behind: mock, vtd, smmuv3, amd, none (default: mock with --mock, vtd of a --device)'
@@ -53,7 +53,7 @@ complete -c iommud -n '__iommud_is_at run' -l no-watch -d 'do without the seccom
 complete -c iommud -n '__iommud_is_at run' -l chardev -d 'tell whoever asks about the open device (fstat) that it is a character device, which some programs insist on; each fstat of the program then takes longer'
 complete -c iommud -n '__iommud_is_at serve' -s h -l help -d 'show this help message and exit'
 complete -c iommud -n '__iommud_is_at serve' -l why -d 'one line on stderr for each refused ioctl: who, which, errno, and the broken rule'
-complete -c iommud -n '__iommud_is_at serve' -l vfio -d 'also serve /dev/vfio/vfio, VFIO\'s type1 container, for programs older than IOMMUFD'
+complete -c iommud -n '__iommud_is_at serve' -l vfio -xa 'iommufd type1' -d 'also serve /dev/vfio/vfio, VFIO\'s type1 container, for programs older than IOMMUFD; iommufd, which can be left out: IOMMUFD\'s; type1: VFIO\'s own, which distributions\' kernels have'
 complete -c iommud -n '__iommud_is_at serve' -l mock -d 'offer the test ioctl of the kernel\'s selftests, which makes mock devices'
 complete -c iommud -n '__iommud_is_at serve' -l device -x -d 'a PCI device, as /dev/vfio/devices/vfio0 and so on; any number of times. `help` lists the models, `MODEL,help` the keys of one, and nothing is run'
 complete -c iommud -n '__iommud_is_at serve' -l iommu -xa 'mock vtd smmuv3 amd none' -d 'with --mock or --device: which IOMMU devices stand behind: mock, vtd, smmuv3, amd, none (default: mock with --mock, vtd of a --device)'

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, fields
 from typing import Final
 
 PINS: Final = ("watch", "uring")
+TYPE1: Final = "type1"  # VFIO's own container
+VFIO: Final = ("iommufd", TYPE1)
 MOCK: Final = "mock"  # the kind of IOMMU of the kernel's selftest driver
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _FACTORS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -48,7 +50,7 @@ class Settings:
         # the kind that devices stand behind (selftest.kinds.NAMES); None: the one of who makes them
         None
     )
-    vfio: bool = False  # VFIO's container too
+    vfio: str | None = None  # VFIO's container too: one of VFIO; None: only with devices, as IOMMUFD
     devices: tuple[str, ...] = ()  # PCI devices with a file of VFIO's each: `MODEL,key=value,...`
     pin: str = PINS[0]
     why: bool = False  # a line for each refused ioctl

@@ -7,12 +7,14 @@ wake every worker that ever had a loan for each request of the door, even with n
 import errno
 import os
 import select
+import time
 from struct import Struct
 from typing import Final, Protocol
 
 import trio
 
 from ..fuse.session import DRAIN_LIMIT
+from ..fuse.spin import Spin
 from .lending import Lending
 
 # Of how many threads requests come without a pause, until the reading is given back. One thread
@@ -80,16 +82,24 @@ class Borrower:
         readv, fd, buffers, view = os.readv, self._fd, [slot.request], slot.request
         in_a_row = 0
         threads: set[int] = set()
+        spin = Spin(fd)
         try:
             with scope:
                 while self._loan == loan and slot.is_lent(loan):
                     try:
                         size = readv(fd, buffers)
                     except BlockingIOError:
+                        spin.handled(in_a_row)
                         in_a_row = 0
                         threads.clear()
                         session.settled()
+                        if spin.on and not session.waits and spin.look():
+                            if spin.found % DRAIN_LIMIT == 0:
+                                await trio.lowlevel.checkpoint()
+                            continue
+                        began = time.monotonic()
                         await trio.lowlevel.wait_readable(self._epoll.fileno())
+                        spin.waited(time.monotonic() - began)
                         continue
                     except OSError as error:
                         if error.errno in (errno.ENOENT, errno.EINTR):
@@ -98,7 +108,8 @@ class Borrower:
                     if size == 0:
                         return
                     slot.begin()
-                    if not session.owns(view):
+                    # If it was taken back meanwhile, others may have read what comes before.
+                    if not session.owns(view) or not slot.is_lent(loan):
                         return
                     session.handle_own(view[:size])
                     threads.add(_tid(view)[0])
@@ -107,9 +118,10 @@ class Borrower:
                     if in_a_row == DRAIN_LIMIT:
                         if len(threads) > MOST_THREADS:
                             return
+                        spin.handled(in_a_row)
                         in_a_row = 0
                         threads.clear()
-                    if session.waits:
+                    if session.waits or not in_a_row:
                         await trio.lowlevel.checkpoint()
         finally:
             if self._loan == loan:

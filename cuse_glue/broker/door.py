@@ -259,18 +259,31 @@ class Reader:
             return
         if self._turns is not None and opcode == wire.POLL and self._is_question(unique, pid, worker):
             return
-        if worker.door != self.index:
-            put_door(request, self.index)
         if opcode == wire.RELEASE and (moved.pop(handle, None) is not None or self._counted):
             with routes.lock:
                 if not worker.gone:
                     self._tell_closing(self.index, worker.number)
+        if self._turns is None or opcode == wire.RELEASE:
+            self._deliver(worker, request, unique, opcode)
+        else:
+            with routes.lock:  # the file may have been moved just now, which another thread does
+                self._deliver(moved.get(handle, worker), request, unique, opcode)
+
+    def _deliver(self, worker: Worker, request: memoryview, unique: int, opcode: int) -> None:
+        if self._lender is not None:
+            kept = self._lender.keep(worker, request, always=opcode == wire.RELEASE)
+            if kept is not None:
+                if not kept:
+                    self._send(wire.reply(unique, -errno.ENOMEM))
+                return
+        if worker.door != self.index:
+            put_door(request, self.index)
         slot = unique >> 1 & 0xFFFF
         self._uniques[slot] = unique
         self._owners[slot] = worker
         if self._lender is not None and self._lender.sent(worker):
             self._is_lending_due = True
-        if not routes.send(worker, request, always=opcode == wire.RELEASE):
+        if not self._routes.send(worker, request, always=opcode == wire.RELEASE):
             self._send(wire.reply(unique, -errno.ENOMEM))
         elif worker.gone:
             # It ended in this moment, perhaps before we noted that it has the request.
@@ -338,6 +351,8 @@ class Reader:
         # A worker that reads itself may not have come to say that it has the request.
         whose = [worker] if worker is not None else self._lender.slow() if self._lender is not None else []
         for worker in whose:
+            if self._lender is not None and self._lender.keep(worker, request, always=True):
+                continue
             if not worker.gone:
                 self._send_on(worker, bytearray(request))
 

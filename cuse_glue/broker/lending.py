@@ -17,6 +17,11 @@ ends exactly once, by its number in a pipe: from the worker, or from the broker 
 ended. Until then its slot is not used again, because a slow worker may read once more after the
 reading was taken back.
 
+Requests of one open file keep their order: a close is not waited for, and what its client asks next
+comes after it. So requests for a worker whose loan was taken back, and has not ended, are kept
+(`Lender.keep`). When it has ended they go to the worker, with the one that the worker has read and
+not handled, in the order of their numbers, which is that of the kernel's queue.
+
 Nothing is lent where open files move (turns.py): closes must come first there, and only one process
 can see to that.
 """
@@ -30,7 +35,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from ..fuse.node import MAX_WRITE
-from .routes import Worker
+from .routes import MOST_KEPT, Worker
 
 SLOTS: Final = 4  # loans of a door at a time, all but one of which were taken back already
 LOOK: Final = 10  # milliseconds between the reader's looks at a worker that has the reading
@@ -47,6 +52,7 @@ _SIZE: Final = (_HEAD + MAX_WRITE + 4096 + mmap.PAGESIZE - 1) // mmap.PAGESIZE *
 _HOLDER, _SINCE, _COUNT = range(3)
 _LENGTH: Final = Struct("<I")
 _NUMBER: Final = Struct("=Q")
+_unique: Final = Struct("<8xQ").unpack_from  # in wire.IN_HEADER
 
 
 class Slot:
@@ -154,6 +160,8 @@ class Lender:
         for each in fd, lending.ended:
             self._both.register(each, select.POLLIN)
         self._out: dict[int, Loan] = {}
+        self._kept: dict[Worker, list[bytearray]] = {}  # for those whose loan was taken back
+        self._kept_size = 0  # bytes
         self._numbers = 0
         self._last: Worker | None = None
         self._since = 0.0  # when another worker than now got the last request
@@ -219,6 +227,20 @@ class Lender:
             if is_closing() or looks == IDLE or (looks and not busy and self._queue.poll(0)):
                 break
         slot.take_back()
+        self._kept[loan.worker] = []
+
+    def keep(self, worker: Worker, request: memoryview, *, always: bool) -> bool | None:
+        """Keep a request for a worker that may have read one that came before. None: there is no
+        such worker. False: too much is kept already, and `always` was not set.
+        """
+        kept = self._kept.get(worker)
+        if kept is None:
+            return None
+        if self._kept_size > MOST_KEPT and not always:
+            return False
+        kept.append(bytearray(request))
+        self._kept_size += len(request)
+        return True
 
     def _judge(self, count: int) -> None:
         """How soon to lend again after a loan in which so many requests were read."""
@@ -236,9 +258,13 @@ class Lender:
             request = self._lending.slots[loan.slot].held
             if request is None:
                 self._not_before = max(self._not_before, time.monotonic() + PAUSE)
-            else:
-                yield request
+            kept = self._kept.pop(loan.worker, [])
+            self._kept_size -= sum(map(len, kept))
             del self._out[number]
+            if request is not None:
+                kept.append(bytearray(request))
+            for each in sorted(kept, key=_unique):
+                yield memoryview(each)
 
     def wait(self) -> None:
         """Until there is a request, or a loan has ended."""

@@ -13,6 +13,8 @@ The answers are those of one file (node.py), or of a small file system (tree_nod
 import errno
 import logging
 import os
+import select
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
@@ -29,6 +31,7 @@ from ..watch.questions import MESSAGE, Watched, read_question
 from . import wire
 from .closes import Ended, handle_in_order
 from .node import MAX_WRITE, ROOT_INODE, Attributes, Node, Work
+from .spin import Spin
 from .tree_node import TreeNode
 
 log: Final = logging.getLogger("cuse_glue.fuse.session")
@@ -90,6 +93,7 @@ class Session:
         self._answered_init = False  # INIT is answered, and nothing was read since
         self.is_ready = False  # and has not ended
         self._peers: tuple[Session, ...] = ()
+        self._peers_poll = select.poll()
         self._nursery: trio.Nursery
         self.requests = 0
         self.replies = 0
@@ -142,6 +146,8 @@ class Session:
         (closes.py).
         """
         self._peers = tuple(peer for peer in peers if peer is not self)
+        for peer in self._peers:
+            self._peers_poll.register(peer._fd, select.POLLIN)
 
     def receive(self) -> memoryview | None:
         """As closes.Door."""
@@ -168,14 +174,22 @@ class Session:
         view = memoryview(buffer)
         readv, buffers = os.readv, [buffer]
         in_a_row = 0
+        spin, others = Spin(fd), self._peers_poll.poll
         while True:
             try:
                 size = readv(fd, buffers)
             except BlockingIOError:
                 if self._answered_init:
                     self._begin()
+                spin.handled(in_a_row)
                 in_a_row = 0
+                if spin.on and not self._running and spin.look():
+                    if spin.found % DRAIN_LIMIT == 0:
+                        await trio.lowlevel.checkpoint()
+                    continue
+                began = time.monotonic()
                 await trio.lowlevel.wait_readable(fd)
+                spin.waited(time.monotonic() - began)
                 continue
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.EINTR):
@@ -187,12 +201,13 @@ class Session:
                 return  # CUSE: the device is gone
             if self._answered_init:
                 self._begin()
-            if self._peers and _opcode(buffer) != wire.RELEASE:
+            if self._peers and _opcode(buffer) != wire.RELEASE and others(0):
                 handle_in_order(self, view[:size], self._peers)
             else:
                 self.handle(view[:size])
             in_a_row += 1
             if in_a_row >= DRAIN_LIMIT or self._running:
+                spin.handled(in_a_row)
                 in_a_row = 0
                 await trio.lowlevel.checkpoint()
 

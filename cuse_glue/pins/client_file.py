@@ -20,7 +20,7 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..process import raw_memory
@@ -51,6 +51,27 @@ class Window:
         self.writable = writable
         self._file = file
         self._refs = 0
+
+    @property
+    def file(self) -> tuple[int, int]:
+        """Which file it shows, however that was opened."""
+        return self._file.dev, self._file.inode
+
+    def read(self, address: int, buffer: memoryview) -> int:
+        """As raw_memory.read_mapping."""
+        return raw_memory.read_mapping(address, buffer)
+
+    def write(self, address: int, data: memoryview) -> int:
+        """As raw_memory.write_mapping."""
+        return raw_memory.write_mapping(address, data)
+
+    def copy(self, to: Sequence[int], of: Sequence[int]) -> int:
+        """As raw_memory.copy_mappings."""
+        return raw_memory.copy_mappings(to, of)
+
+    def locate(self, data: bytes) -> int:
+        """As raw_memory.locate."""
+        return raw_memory.locate(data)
 
     def get(self) -> None:
         self._refs += 1
@@ -118,13 +139,13 @@ class ClientFile:
         If the file is sealed or was not opened for writing, the window is not writable, although
         that was asked for. OSError: it cannot be mapped.
         """
-        size, unit = self.size, self.page_size
-        failure = OSError(errno.EACCES, os.strerror(errno.EACCES))
+        failure: OSError | None = None
         for how in (True, False) if writable else (False,):
             for window in self.windows:
                 if window.start <= start and end <= window.end and window.writable >= how:
                     return window
-            for at, upto in (0, max(end, size)), (start, end):
+            unit = self.page_size
+            for at, upto in (0, max(end, self.size)), (start, end):
                 try:
                     window = Window(self, at // unit * unit, -(-upto // unit) * unit, how)
                 except OSError as error:
@@ -132,6 +153,7 @@ class ClientFile:
                 else:
                     self.windows.append(window)
                     return window
+        assert failure is not None
         raise failure
 
 

@@ -131,6 +131,11 @@ class InFile:
             why = f"its end is now at {size:#x}" if place >= size else "the file system has no page left for it"
             raise IoctlError(EFAULT, f"byte {place:#x} of the file cannot be reached: {why}")
 
+    def place(self, at: int) -> tuple[Window, int, int, bool] | None:
+        if self._window is None:
+            return None
+        return self._window, self.address + at, self.length - at, self._window.writable
+
     def identity(self, at: int) -> Identity:
         return of_file(self._file.dev, self._file.inode, self._offset + at)
 
@@ -250,10 +255,12 @@ class Pin:
     of 4 MiB, through one `raw_memory.huge_buffer`: half of memcpy's speed or more.
     """
 
-    __slots__ = ("_pieces", "_source", "_starts", "length")
+    __slots__ = ("_pieces", "_source", "_starts", "_truly", "length")
 
-    def __init__(self, source: Refcounted, pieces: list[Piece]) -> None:
+    def __init__(self, source: Refcounted, pieces: list[Piece], *, truly: bool = False) -> None:
+        """`truly`: the pieces have true pins, or will."""
         self._source: Refcounted | None = source
+        self._truly = truly
         self._pieces = pieces
         self._starts: list[int] = []
         self.length = 0
@@ -275,6 +282,16 @@ class Pin:
         """
         for piece, at, begin, end in self._split(offset, len(data)):
             piece.write(at, data[begin:end])
+
+    def place(self, offset: int) -> tuple[Window, int, int, bool] | None:
+        """In which window the bytes from `offset` on lie, at which address, how many of them, and
+        whether they can be written. None: in none, or what truly pins them is to be asked.
+        """
+        if self._truly:
+            return None
+        index = bisect_right(self._starts, offset) - 1
+        piece = self._pieces[index]
+        return piece.place(offset - self._starts[index]) if isinstance(piece, InFile) else None
 
     def identity(self, offset: int) -> Identity:
         """Which page lies at byte `offset` (a page boundary): equal for two addresses exactly if a

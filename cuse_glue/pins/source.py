@@ -164,7 +164,7 @@ class Source:
             mapped = _pin_file(self.file, start, length, writable)
             if self._true_pins is not None and not brief:
                 self._true_pins.pin(self.mm, [mapped])
-            return Pin(self, [mapped])
+            return Pin(self, [mapped], truly=self._true_pins is not None)
         end = start + length
         position = start
         pieces: list[Piece] = []
@@ -191,7 +191,7 @@ class Source:
             raise
         if self._true_pins is not None and not brief:
             self._true_pins.pin(self.mm, pieces)
-        return Pin(self, pieces)
+        return Pin(self, pieces, truly=self._true_pins is not None)
 
     def _runs(self, vmas: list[Vma], start: int, end: int, writable: bool) -> Iterator[tuple[Vma, int]]:
         """What is mapped from `start` on, up to the first gap: for each memory its first mapping,

@@ -18,7 +18,8 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import cffi
@@ -215,6 +216,24 @@ def write_mapping(address: int, data: Buffer) -> int:
     """
     with _ffi.from_buffer(data) as holder:
         return _move(_libc.process_vm_readv, os.getpid(), address, _address(holder), len(data))
+
+
+def copy_mappings(to: Sequence[int], of: Sequence[int]) -> int:
+    """Copy within our own memory, to and from places: address, length, address, length, ..., 1024
+    places at most. Both come to the same number of bytes.
+
+    It is done in order, so what was copied can be copied on. Returns how many bytes were copied
+    before one could not be.
+    """
+    local, remote = array("Q", to), array("Q", of)
+    with _ffi.from_buffer("struct vec[]", local) as locals_, _ffi.from_buffer("struct vec[]", remote) as remotes:
+        done = int(_libc.process_vm_readv(os.getpid(), locals_, len(locals_), remotes, len(remotes), 0))
+    return max(done, 0)
+
+
+def locate(data: Buffer) -> int:
+    """Where these bytes lie, as long as somebody refers to them."""
+    return _address(_ffi.from_buffer(data))
 
 
 def map_shared(fd: int, offset: int, length: int, *, writable: bool) -> int:

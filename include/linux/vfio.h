@@ -74,6 +74,15 @@ struct vfio_iommu_type1_info_dma_avail {
 	__u32 avail;		/* mappings that can still be made */
 };
 
+#define VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION 2
+
+struct vfio_iommu_type1_info_cap_migration {
+	struct vfio_info_cap_header header;
+	__u32 flags;
+	__u64 pgsize_bitmap;	/* of the pages that a bit of a dirty bitmap may stand for */
+	__u64 max_dirty_bitmap_size;	/* bytes */
+};
+
 /* ---- VFIO_IOMMU_MAP_DMA -------------------------------------------------------------------------- */
 
 #define VFIO_DMA_MAP_FLAG_READ (1 << 0)
@@ -99,7 +108,31 @@ struct vfio_iommu_type1_dma_unmap {
 	__u32 flags;
 	__u64 iova;
 	__u64 size;		/* in: the range; out: what was unmapped of it */
-	__u8 data[];
+	__u8 data[];		/* with GET_DIRTY_BITMAP: struct vfio_bitmap */
+};
+
+/* ---- VFIO_IOMMU_DIRTY_PAGES ---------------------------------------------------------------------- */
+
+struct vfio_bitmap {
+	__u64 pgsize;		/* bytes that a bit stands for */
+	__u64 size;		/* of the bitmap, bytes */
+	__u64 *data;
+};
+
+#define VFIO_IOMMU_DIRTY_PAGES_FLAG_START (1 << 0)
+#define VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP (1 << 1)
+#define VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP (1 << 2)
+
+struct vfio_iommu_type1_dirty_bitmap {
+	__u32 argsz;
+	__u32 flags;		/* one of them */
+	__u8 data[];		/* with GET_BITMAP: struct vfio_iommu_type1_dirty_bitmap_get */
+};
+
+struct vfio_iommu_type1_dirty_bitmap_get {
+	__u64 iova;
+	__u64 size;
+	struct vfio_bitmap bitmap;
 };
 
 /* ==== Groups' files ================================================================================ */

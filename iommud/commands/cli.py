@@ -9,11 +9,11 @@ import os
 import signal
 import sys
 from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from .. import __version__
 from ..selftest import kinds
-from ..settings import LOG_LEVELS, PINS, Settings, Shares
+from ..settings import LOG_LEVELS, PINS, VFIO, Settings, Shares
 from ..text import escape
 
 EXAMPLES = """\
@@ -26,6 +26,9 @@ examples:
 
 `iommud help run` and `iommud help serve` list the options of each.
 """
+
+# options of `run` whose next word is theirs, and not COMMAND
+WITH_VALUE: Final = ("--device", "--iommu", "--pin", "--log-level")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +46,7 @@ def main() -> NoReturn:
     words = sys.argv[1:]
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"] if len(words) < 3 else words
-    arguments, unknown = command_line().parse_known_args(words)
+    arguments, unknown = command_line().parse_known_args(_explicit(words))
     if unknown:
         arguments.parser.error(f"unknown arguments: {' '.join(unknown)}")
     arguments.devices = tuple(arguments.devices)
@@ -88,8 +91,10 @@ def command_line() -> argparse.ArgumentParser:
     )
     shared.add_argument(
         "--vfio",
-        action="store_true",
-        help="also serve /dev/vfio/vfio, VFIO's type1 container, for programs older than IOMMUFD",
+        metavar="HOW",
+        choices=VFIO,
+        help="also serve /dev/vfio/vfio, VFIO's type1 container, for programs older than IOMMUFD; iommufd, which can be left "
+        "out: IOMMUFD's; type1: VFIO's own, which distributions' kernels have",
     )
     shared.add_argument(
         "--mock",
@@ -134,12 +139,32 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
+def _explicit(words: list[str]) -> list[str]:
+    """The same words, with `--vfio` and its value as one word. The value can be left out, and what
+    follows may be COMMAND, which argparse would take for it.
+    """
+    found: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--vfio":
+            word += "=" + (rest.pop(0) if rest and rest[0] in VFIO else VFIO[0])
+        elif words[0] == "run" and (word == "--" or _is_command(word, found)):
+            return [*found, word, *rest]
+        found.append(word)
+    return found
+
+
+def _is_command(word: str, before: list[str]) -> bool:
+    return bool(before) and not word.startswith("-") and before[-1] not in WITH_VALUE
+
+
 def _add_run(actions: Any, shared: argparse.ArgumentParser, layout: dict[str, Any]) -> None:
     parser = actions.add_parser(
         "run",
         parents=[shared],
         help="run a program that sees a private /dev/iommu",
-        usage="iommud run [--why] [--vfio] [--device MODEL[,KEY=VALUE...]] [--mock] [--iommu KIND] [--pin HOW] "
+        usage="iommud run [--why] [--vfio HOW] [--device MODEL[,KEY=VALUE...]] [--mock] [--iommu KIND] [--pin HOW] "
         "[--no-watch | --chardev] [--log-level LEVEL] [--] COMMAND [ARGUMENT ...]",
         description="Run COMMAND with a private /dev/iommu. Pid, exit status, signals and terminal are its own.\n"
         "Without root, COMMAND runs in a user namespace, where files of others belong to `nobody`.",

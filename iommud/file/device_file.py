@@ -34,12 +34,14 @@ from ..ops.why import Why
 from ..pci.address import Address
 from ..selftest import kinds
 from ..selftest.command import selftest_row
-from ..settings import Settings
+from ..settings import TYPE1, Settings
 from ..uapi.names import name_of
+from ..vfio.type1.container import Container
 from .descriptors import DescriptorBook
 from .dma_why import DmaWhy
 from .no_data import NoData
 from .vfio_clients import Clients, Closings
+from .vfio_container import ContainerFile, ContainerOpener
 from .vfio_devices import Devices, Shared
 from .vfio_file import VfioOpener
 from .vfio_group_file import GroupOpener
@@ -121,12 +123,13 @@ class IommuDevice:
         self.devices = Devices(
             settings, self.host, tell, shared=shared, others=others, first_group=first_group, claims=share is None
         )
+        self.is_type1: Final = settings.vfio == TYPE1
         self._mappings = Mappings(tell) if settings.devices else None
         self._clients = Clients(
             self.origins,
             descriptors,
             places,
-            context_of,
+            behind,
             self._mappings,
             self.devices,
             broker=broker,
@@ -153,7 +156,11 @@ class IommuDevice:
             return VfioOpener(self, self.devices, door.index, self._clients)
         if door.behind is Behind.GROUP:
             return GroupOpener(self, self.devices, door.index, self._clients)
-        return VfioContainer(self) if door.behind is Behind.CONTAINER else self
+        if door.behind is not Behind.CONTAINER:
+            return self
+        if self.is_type1:
+            return ContainerOpener(self, self.host, self.devices.bus.parameters, self._clients)
+        return VfioContainer(self)
 
     def mapped_by(self, door: Door) -> Mapped | None:
         """What can be mapped through the files of one door."""
@@ -231,8 +238,10 @@ class IommuDevice:
         self.origins.forget_callers()
 
 
-def context_of(file: OpenFile | None) -> Context | None:
-    """What an open file of ours stands for, if it is one of /dev/iommu."""
+def behind(file: OpenFile | None) -> Container | Context | None:
+    """What an open file of ours stands for, if it is one of /dev/iommu or a container."""
+    if isinstance(file, ContainerFile):
+        return file.container
     return file.context if isinstance(file, IommuFile) else None
 
 

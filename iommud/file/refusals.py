@@ -38,6 +38,7 @@ from ..ops.queue_file import QueueFile
 from ..ops.why import Why
 from .descriptors import GivenFile
 from .device_file import IommuFile
+from .vfio_container import ContainerFile
 from .vfio_file import VfioFile
 from .vfio_group_file import GroupFile
 
@@ -91,6 +92,8 @@ class Refusals:
             return
         if isinstance(file, GroupFile):
             raise IoctlError(ENODEV, "a group cannot be mapped, only its devices")
+        if isinstance(file, ContainerFile):
+            raise IoctlError(ENODEV, "a container of VFIO's own cannot be mapped")
         if not isinstance(file, IommuFile):
             if prot & PROT_EXEC:
                 raise IoctlError(EPERM, "no file without a name can be mapped to run it")

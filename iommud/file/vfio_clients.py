@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import trio
 
 from cuse_glue.request import recognise
+from cuse_glue.request.address_space import Mm
 from cuse_glue.request.caller import Caller
 from cuse_glue.request.inline import interruptible, leave
 from cuse_glue.request.open_file import OpenFile
@@ -22,9 +23,12 @@ from ..engine.device.context import Context
 from ..errors import IoctlError
 from ..ops.request import Descriptors, Origins
 from ..vfio.device import VfioDevice
+from ..vfio.outside import Registers
+from ..vfio.type1.container import Container
 from .eventfds import EventFds
 from .vfio_devices import Devices
 from .vfio_mapped import Mappings
+from .vfio_registers import candidates, find
 
 log: Final = logging.getLogger("iommud")
 
@@ -45,8 +49,9 @@ class Closings(Protocol):
 
 
 class Clients:
-    """`places`: the devices (st_dev) of our files; None: any file may be one of ours. `context_of`:
-    the context behind an open file of ours. `mappings`: of BARs; None: there are no devices.
+    """`places`: the devices (st_dev) of our files; None: any file may be one of ours. `behind`:
+    what a group or a device can be put into by an open file of ours. `mappings`: of BARs; None:
+    there are no devices.
 
     `broker`: who knows of other workers' open files. None: there are no other workers, as with
     `closings`.
@@ -57,7 +62,7 @@ class Clients:
         origins: Origins,
         descriptors: Descriptors,
         places: Collection[int] | None,
-        context_of: Callable[[OpenFile | None], Context | None],
+        behind: Callable[[OpenFile | None], Container | Context | None],
         mappings: Mappings | None,
         devices: Devices,
         *,
@@ -67,7 +72,7 @@ class Clients:
         self.origins = origins
         self.descriptors = descriptors
         self._places: Final = places
-        self._context_of: Final = context_of
+        self._behind: Final = behind
         self._mappings: Final = mappings
         self._devices: Final = devices
         self._broker: Final = broker
@@ -83,6 +88,31 @@ class Clients:
         return why_not is None
 
     async def context(self, caller: Caller, number: int) -> Context:
+        found = await self._found(caller, number)
+        if not isinstance(found, Context):
+            raise IoctlError(EBADFD, f"descriptor {number} of the caller is no open /dev/iommu of ours")
+        return found
+
+    async def container(self, caller: Caller, number: int) -> Container | Context:
+        found = await self._found(caller, number)
+        if found is None:
+            raise IoctlError(EBADFD, f"descriptor {number} of the caller is no open container of ours")
+        return found
+
+    async def registers(self, caller: Caller, start: int, length: int) -> list[Registers]:
+        try:
+            mm = self.origins.address_space(caller).mm
+        except OSError:
+            return []  # it is gone
+        assert isinstance(mm, Mm)
+        vmas = [vma for vma in candidates(mm, start, length) if self._places is None or vma.dev in self._places]
+        if not vmas:
+            return []
+        await leave()
+        return await trio.to_thread.run_sync(find, mm, vmas)
+
+    async def _found(self, caller: Caller, number: int) -> Container | Context | None:
+        """What is behind the caller's descriptor. EBADF: there is none of that number."""
         try:
             fd = caller.descriptor(number)
         except OSError as error:
@@ -92,23 +122,18 @@ class Clients:
         if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
             os.close(fd)
             raise IoctlError(EBADF, f"descriptor {number} of the caller was opened with O_PATH")
-        found = None
-        if self._places is None or libc.device_of(fd) in self._places:
-            await leave()
-            with interruptible():
-                # A poll of our own file is answered at once. For another's, only this client waits.
-                which = partial(_which, fd, self._broker)
-                found = self._context_of(await trio.to_thread.run_sync(which, abandon_on_cancel=True))
-        else:
+        if self._places is not None and libc.device_of(fd) not in self._places:
             os.close(fd)
-        if found is None:
-            raise IoctlError(EBADFD, f"descriptor {number} of the caller is no open /dev/iommu of ours")
-        return found
+            return None
+        await leave()
+        with interruptible():
+            # A poll of our own file is answered at once. For another's, only this client waits.
+            which = partial(_which, fd, self._broker)
+            return self._behind(await trio.to_thread.run_sync(which, abandon_on_cancel=True))
 
-    async def quiet(self, device: VfioDevice) -> None:
+    async def quiet(self, group: int | None) -> None:
         if self._closings is None:
             return
-        group = device.plugged.group
         numbers = self._devices.numbers_of_group(group)
         if not self._closings.pending(numbers, group):
             return

@@ -75,7 +75,7 @@ class GroupFile(NoData):
         self._clients: Final = clients
         self.group: Final = group
 
-        self.moving: Final = Moving(daemon, self, lambda: group.context is None)
+        self.moving: Final = Moving(daemon, self, lambda: not group.has_container)
 
     async def ioctl(self, caller: Caller, cmd: int, arg: int) -> int:
         return await self.moving.ioctl(

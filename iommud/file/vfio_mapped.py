@@ -19,6 +19,7 @@ from ..errors import IoctlError
 from ..pci.vfio_names import VFIO_PCI_BAR5_REGION_INDEX, VFIO_PCI_OFFSET_MASK, VFIO_PCI_OFFSET_SHIFT
 from ..vfio.device import Bound
 from .vfio_file import VfioFile
+from .vfio_registers import touched
 
 _WIDEST: Final = 8  # bytes of one access on the bus
 
@@ -67,7 +68,9 @@ class DoorMappings:
         self._every.begin()
 
     def page_in(self, file: OpenFile, toucher: Toucher, offset: int, size: int) -> bytes:
-        """EINVAL: no BAR is there."""
+        """EINVAL: no BAR is there, or we only ask whose the page is."""
+        if touched(toucher.tid, file):
+            raise OSError(EINVAL, "only a question")
         if not isinstance(file, VfioFile) or file.file.bound is None:
             raise OSError(EINVAL, "no device is bound")
         if offset >> VFIO_PCI_OFFSET_SHIFT > VFIO_PCI_BAR5_REGION_INDEX:

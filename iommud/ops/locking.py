@@ -108,12 +108,17 @@ async def in_steps(steps: Generator[None, None, T]) -> T:
             next(steps)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
-        await leave()
         try:
-            await trio.lowlevel.checkpoint()
+            await give_way()
         except BaseException as cancelled:
             steps.throw(cancelled)
             raise
+
+
+async def give_way() -> None:
+    """Let other requests have their turn, in the middle of a long one."""
+    await leave()
+    await trio.lowlevel.checkpoint()
 
 
 def idle() -> bool:

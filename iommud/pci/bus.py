@@ -26,6 +26,7 @@ from .driver import NO_DRIVER, VFIO_PCI, Driver
 from .function import PciFunction
 from .kernel_dma import KernelDma
 from .plugged import Plugged
+from .type1 import Parameters
 from .vfio_pci import VfioPci
 
 
@@ -66,6 +67,7 @@ class Bus:
         self.users: Users = users or Nobody()
         self.dma: Final = dma or KernelDma()
         self.changed: Callable[[], None] = lambda: None  # after something came, went, or was bound
+        self.parameters: Final = Parameters()
         self.autoprobe = True
         self._vfio: Final = Driver(VFIO_PCI)
         self._native: Final[dict[str, Driver]] = {}
@@ -89,6 +91,7 @@ class Bus:
         if function.address in self._plugged:
             raise ValueError(f"there is a device at {function.address} already")
         plugged = self._plugged[function.address] = Plugged(function, iommu, mappable=mappable)
+        self.parameters.allows_no_iommu |= not plugged.isolated
         self._appear(plugged)
         if driver == VFIO_PCI:
             self._vfio.know(function.identity)

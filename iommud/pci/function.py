@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from ..engine.device.context import Context
-from ..engine.device.device import Device, bind
+from ..engine.device.device import Device, Move, bind
 from ..engine.device.iommu import Iommu
 from ..engine.device.model import Model
 from ..errors import IoctlError
@@ -166,6 +166,14 @@ class PciFunction(Model):
     def dma_write(self, iova: int, data: bytes | bytearray | memoryview) -> None:
         """Write memory; as `dma_read`."""
         self.__dma(iova, memoryview(data), write=True)
+
+    def dma_moves(self, moves: Sequence[Move], begin: int = 0) -> int:
+        """Many DMAs, from index `begin` on, in order and quickly. Returns how many were done. The
+        next one, if any, is to be done by `dma_read` and `dma_write`, which say why it fails.
+        """
+        if self.device is None or not self.__awake or not self.command & r.PCI_COMMAND_MASTER:
+            return 0
+        return self.device.dma_moves(moves, begin)
 
     async def long_dma_read(self, iova: int, length: int) -> bytes:
         """As `dma_read`, within work (`start`): others have a turn after each MiB, and may take the

@@ -12,6 +12,7 @@ drivers/base/bus.c
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from errno import EINVAL, EPERM
+from functools import partial
 from typing import Final, Protocol
 
 from ..errors import IoctlError
@@ -20,6 +21,7 @@ from .bus import Bus
 from .driver import VFIO_PCI, Driver
 from .plugged import Plugged
 from .sysfs import Directory, Entry, File, Link, constant, number, text
+from .type1 import Parameters, switch
 
 MODULES: Final = ("vfio", "vfio_pci", "vfio_pci_core", "vfio_iommu_type1", "iommufd")
 
@@ -55,6 +57,7 @@ class Machine:
     device_major: int = 511
     group_major: int = 510
     iommus: Mapping[str, IommuShown] = field(default_factory=dict)
+    type1: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +98,23 @@ class SysfsTree:
             "module/vfio/parameters/enable_unsafe_noiommu_mode",
             self._keep(None, "unsafe", constant("Y\n" if unsafe else "N\n", 0o644)),
         )
+        if self._machine.type1:
+            yield from self._type1()
         for plugged in self._bus:
             yield from self._device(plugged)
         for kind in sorted({plugged.iommu for plugged in self._bus if plugged.isolated}):
             yield from self._iommu(kind)
         yield from self._groups()
+
+    def _type1(self) -> Iterator[tuple[str, Entry]]:
+        """The parameters of VFIO's own container."""
+        home, said = "module/vfio_iommu_type1/parameters", self._bus.parameters
+        yield home, Directory()
+        for name in ("allow_unsafe_interrupts", "disable_hugepages"):
+            show = text(partial(_show_switch, said, name), partial(_store_switch, said, name))
+            yield f"{home}/{name}", self._keep(None, f"{home}/{name}", show)
+        limit = text(lambda: f"{said.dma_entry_limit}\n", said.set_limit)
+        yield f"{home}/dma_entry_limit", self._keep(None, f"{home}/dma_entry_limit", limit)
 
     def _bus_files(self) -> Iterator[tuple[str, Entry]]:
         bus = self._bus
@@ -266,6 +281,14 @@ class SysfsTree:
         if any(plugged.native or (plugged.vfio and plugged.vfio.opened) for plugged in devices):
             raise IoctlError(EPERM, f"somebody has a device of group {group}")
         self._types[group] = "DMA-FQ" if wanted == "auto" else wanted
+
+
+def _show_switch(parameters: Parameters, name: str) -> str:
+    return "Y\n" if getattr(parameters, name) else "N\n"
+
+
+def _store_switch(parameters: Parameters, name: str, said: str) -> None:
+    setattr(parameters, name, switch(said))
 
 
 def _alike(old: File, new: File) -> bool:

@@ -35,8 +35,8 @@ _COMMENT: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
 class Field(NamedTuple):
-    """A field's place in its struct. `kind`: u8 to u64 and s32, with [] when it is an array, or
-    struct.
+    """A field's place in its struct. `kind`: u8 to u64 and s32, with [] when it is an array or a
+    pointer to one, or struct.
     """
 
     offset: int
@@ -146,7 +146,7 @@ def _walk(ctype: Any, prefix: str, base: int) -> list[tuple[str, Field]]:
 
 
 def _kind(ctype: Any) -> str:
-    if ctype.kind == "array":
+    if ctype.kind in ("array", "pointer"):
         return f"{_kind(ctype.item)}[]"
     if ctype.kind == "primitive":
         return str(ctype.cname).removesuffix("_t").replace("uint", "u").replace("int", "s")

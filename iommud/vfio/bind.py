@@ -37,7 +37,7 @@ async def bind_iommufd(file: DeviceFile, caller: Client, outside: Outside, addre
         )
     if file.by_group:
         raise IoctlError(EINVAL, f"{file.device} was opened by its group, and is bound by that")
-    await outside.quiet(file.device)
+    await outside.quiet(file.device.plugged.group)
     group = file.device.group
     if group is None:
         await _bind(file, caller, outside, address, cmd)

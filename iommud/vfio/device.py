@@ -12,7 +12,7 @@ device share one `Bound`, until the last of them is closed.
 Ref: v7.3 drivers/vfio/vfio_main.c, device_cdev.c, iommufd.c
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from errno import EINVAL, EIO, ENODEV, ENOSPC
 from typing import Final, Protocol
 from weakref import WeakSet
@@ -79,9 +79,20 @@ class VfioDevice:
 class Bound:
     """A device from its bind to its last close, in a client's context."""
 
-    def __init__(self, device: VfioDevice, context: Context, *, mappable: bool, by_group: bool = False) -> None:
-        """`mappable`: its BARs can be mapped. `by_group`: it was opened by its group. EINVAL:
-        another file has bound it. EINVAL, EPERM: engine.device.bind.
+    def __init__(
+        self,
+        device: VfioDevice,
+        context: Context,
+        *,
+        mappable: bool,
+        by_group: bool = False,
+        placed: bool = False,
+        left: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`mappable`: its BARs can be mapped. `by_group`: it was opened by its group. `placed`: it
+        is in the context already, and stays there. `left`: called at the end of its last close.
+        EINVAL: another file has bound it; or it should be placed, and is not. EINVAL, EPERM:
+        engine.device.bind.
 
         Ref: v7.3 vfio_main.c vfio_df_open, vfio_df_device_first_open
         """
@@ -91,8 +102,10 @@ class Bound:
         self.files = 1  # that share it
         if device.bound is not None or not device.share.claim(device.claimed_as):
             raise IoctlError(EINVAL, f"another file has bound {device}")
+        self._placed: Final = placed
+        self._left: Final = left
         try:
-            self.in_context: Final[Device] = device.plugged.function.bind(context, device.iommu)
+            self.in_context: Final[Device] = self._device_in(context)
         except IoctlError:
             device.share.release(device.claimed_as)
             raise
@@ -105,6 +118,14 @@ class Bound:
         self.opened.memory_changed = self._memory_changed
         device.bound = self
 
+    def _device_in(self, context: Context) -> Device:
+        function = self.device.plugged.function
+        if not self._placed:
+            return function.bind(context, self.device.iommu)
+        if function.device is None:
+            raise IoctlError(EINVAL, f"{self.device} could not be attached where its group is")
+        return function.device
+
     def close(self) -> None:
         """One of its files is closed. With the last, the device is free for the next one. Ref: v7.3
         vfio_main.c vfio_df_close
@@ -116,9 +137,11 @@ class Bound:
         self.opened.memory_changed = None
         self._move_all(revoked=True)
         self.device.vfio.close()
-        self.device.plugged.function.unbind()
+        if not self._placed:
+            self.device.plugged.function.unbind()
         self.device.bound = None
         self.device.share.release(self.device.claimed_as)
+        self._left()
 
     def attach(self, pt_id: int) -> Generator[None, None, int]:
         """Attach the device, or replace what it is attached to; returns the HWPT's ID. Errors:

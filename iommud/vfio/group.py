@@ -7,6 +7,10 @@ SET_CONTAINER to UNSET_CONTAINER, or to its close. A device that is opened by th
 that context, and attached to its compat IOAS; it stays so until its own last close, even if the
 group is closed before.
 
+With CONFIG_VFIO_CONTAINER (`--vfio type1`) /dev/vfio/vfio is a container of VFIO's own (type1/),
+in which all devices of the group are, opened or not; /dev/iommu is as above. A device that was
+opened there keeps its group open, and in the container.
+
 A group's file and its devices' own files exclude each other: whoever comes later gets EBUSY. A
 group's file can be open once at a time; a device can be opened by its group any number of times.
 
@@ -24,7 +28,9 @@ from ..engine.mapping.objects import Object
 from ..engine.memory.host import Host
 from ..engine.memory.share import Everywhere
 from ..errors import IoctlError
+from ..ops.request import Client
 from .device import VfioDevice
+from .type1.container import Container
 
 
 def open_group(number: int) -> Everywhere:
@@ -49,6 +55,9 @@ class VfioGroup(Object):
         self.is_open = False
         self.by_their_files = 0  # devices that are bound by their own files
         self.context: Context | None = None
+        self.container: Container | None = None  # it has one of the two, or none
+        self._used = 0  # its devices that are open in the container
+        self._is_left = False  # its file is closed, and devices keep it open
         self._host: Final = host
         self._opened_as: Final = open_group(number)
         self._by_files_as: Final = Everywhere(f"devices of group {number} by their own files")
@@ -60,6 +69,10 @@ class VfioGroup(Object):
     def is_gone(self) -> bool:
         """vfio-pci has none of its devices any more. Who has it open still has a file."""
         return not self.members
+
+    @property
+    def has_container(self) -> bool:
+        return self.context is not None or self.container is not None
 
     @property
     def is_owned(self) -> bool:
@@ -85,10 +98,15 @@ class VfioGroup(Object):
         self.is_open = True
 
     def close(self) -> None:
-        """Ref: v7.3 group.c vfio_group_fops_release"""
-        if self.context is not None:
+        """Its file is closed. Devices that are open in its container keep it open. Ref: v7.3
+        group.c vfio_group_fops_release
+        """
+        if self._used:
+            self._is_left = True
+            return
+        if self.has_container:
             self.unset_container()
-        self.is_open = False
+        self.is_open = self._is_left = False
         self._host.share.count(self._opened_as, -1)
 
     def take(self) -> None:
@@ -114,7 +132,7 @@ class VfioGroup(Object):
         self.by_their_files -= 1
         self._host.share.count(self._by_files_as, -1)
 
-    def set_container(self, context: Context) -> None:
+    def set_context(self, context: Context) -> None:
         """EINVAL: the container is for devices without an IOMMU and the group's have one, or the
         reverse.
         """
@@ -125,12 +143,36 @@ class VfioGroup(Object):
         context.get()
         self.context = context
 
+    def set_container(self, container: Container, caller: Client) -> None:
+        """Errors: Container.add."""
+        container.add(self, caller)
+        self.container = container
+
     def unset_container(self) -> None:
-        """EINVAL: it has none. Ref: v7.3 group.c vfio_group_ioctl_unset_container"""
+        """EINVAL: it has none. EBUSY: devices are open in it. Ref: v7.3 group.c
+        vfio_group_ioctl_unset_container
+        """
+        if self._used:
+            raise IoctlError(EBUSY, f"{self._used} devices of {self} are open")
         context, self.context = self.context, None
-        if context is None:
+        container, self.container = self.container, None
+        if context is not None:
+            context.put()
+        elif container is not None:
+            container.remove(self)
+        else:
             raise IoctlError(EINVAL, f"{self} has no container")
-        context.put()
+
+    def use_container(self) -> None:
+        """A device is opened in the container; until `unuse_container`. Ref: v7.3 container.c
+        vfio_group_use_container
+        """
+        self._used += 1
+
+    def unuse_container(self) -> None:
+        self._used -= 1
+        if self._is_left:
+            self.close()
 
     def find(self, name: bytes) -> VfioDevice:
         """The device of this name. ENODEV: there is none. EINVAL: something follows the name. That
@@ -172,6 +214,8 @@ class Groups:
         group.members += 1
         group.devices.insert(0, device)
         device.group = group
+        if group.container is not None:
+            group.container.device_came(group, device)
 
     def hide(self, device: VfioDevice) -> None:
         """The device is about to go: nobody can ask for it any more. Ref: v7.3 group.c
@@ -192,6 +236,10 @@ class Groups:
         group = self._of(device)
         device.group = None
         group.members -= 1
+        if group.container is not None:
+            group.container.device_left(group, device)
+            if group.is_gone:
+                group.unset_container()
         if group.is_gone:
             del self._groups[group.number]
 

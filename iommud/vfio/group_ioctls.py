@@ -19,6 +19,7 @@ from ..uapi.layout import layout
 from .device import Bound, DeviceFile, VfioDevice
 from .group import VfioGroup
 from .outside import Outside
+from .type1.container import Container
 
 STATUS: Final = layout("vfio_group_status")
 _STATUS_SIZE: Final = offset_end(STATUS.name, "flags")
@@ -49,6 +50,7 @@ async def dispatch(
     """Carry out one ioctl; its result. IoctlError: what the client gets, and why. ENOTTY: there is
     no such ioctl.
     """
+    await outside.quiet(group.number)
     if cmd == const("VFIO_GROUP_GET_DEVICE_FD"):
         return await _get_device_fd(group, caller, outside, descriptors, argument)
     handler = _HANDLERS.get(cmd)
@@ -66,11 +68,11 @@ async def _get_status(group: VfioGroup, caller: Client, outside: Outside, addres
     if cmd.argsz < _STATUS_SIZE:
         raise IoctlError(EINVAL, f"argsz {cmd.argsz} is less than {_STATUS_SIZE}, which struct {STATUS.name} has")
     if group.is_owned:  # or it was, a moment ago
-        await outside.quiet(group.devices[0])
+        await outside.quiet(group.number)
     async with locked(group):
         _check_is_there(group)
         flags = 0
-        if group.context is not None:
+        if group.has_container:
             flags = _CONTAINER_SET | _VIABLE
         elif not group.is_owned:
             flags = _VIABLE
@@ -81,22 +83,27 @@ async def _get_status(group: VfioGroup, caller: Client, outside: Outside, addres
 async def _set_container(group: VfioGroup, caller: Client, outside: Outside, address: int) -> None:
     """EFAULT: the descriptor's number cannot be read. EBADF: there is no such descriptor. EINVAL:
     the group has a container. ENODEV: as of GET_STATUS. EBADFD: it is neither a container nor
-    /dev/iommu. Others: VfioGroup.set_container.
+    /dev/iommu. Others: VfioGroup.set_context, set_container.
     """
     number = int.from_bytes(await _read(caller, address, 4, "the descriptor's number"), "little", signed=True)
-    context, refusal = await _context(caller, outside, number)
+    found, refusal = await _container(caller, outside, number)
     async with locked(group):
-        if group.context is not None:
+        if group.has_container:
             raise IoctlError(EINVAL, f"{group} has a container already")
         _check_is_there(group)
-        if context is None:
+        if isinstance(found, Container):
+            group.set_container(found, caller)
+        elif found is not None:
+            group.set_context(found)
+        else:
             assert refusal is not None
             raise refusal
-        group.set_container(context)
 
 
 async def _unset_container(group: VfioGroup, _caller: Client, _outside: Outside, _argument: int) -> None:
-    """Devices that are open stay where they are. EINVAL: the group has no container."""
+    """Devices that are open stay where they are, if the container is /dev/iommu. Errors:
+    VfioGroup.unset_container.
+    """
     async with locked(group):
         group.unset_container()
 
@@ -126,12 +133,15 @@ async def _open(group: VfioGroup, device: VfioDevice, caller: Client, outside: O
 
     Ref: v7.3 group.c vfio_df_group_open
     """
-    context = group.context
-    if context is None:
+    if not group.has_container:
         raise IoctlError(EINVAL, f"{group} has no container (VFIO_GROUP_SET_CONTAINER)")
     if device.bound is not None:
         device.bound.files += 1
         return device.bound
+    if group.container is not None:
+        return _open_in_container(group, group.container, device, caller, outside)
+    context = group.context
+    assert context is not None
     if not group.isolated:
         return _open_without_iommu(device, context, caller, outside)
     bound = Bound(device, context, mappable=outside.maps(device, caller), by_group=True)
@@ -142,6 +152,23 @@ async def _open(group: VfioGroup, device: VfioDevice, caller: Client, outside: O
     except BaseException:
         bound.close()
         raise
+    return bound
+
+
+def _open_in_container(
+    group: VfioGroup, container: Container, device: VfioDevice, caller: Client, outside: Outside
+) -> Bound:
+    """Errors: Container.check_use."""
+    container.check_use(group, caller)
+    bound = Bound(
+        device,
+        container.context,
+        mappable=outside.maps(device, caller),
+        by_group=True,
+        placed=group.isolated,
+        left=group.unuse_container,
+    )
+    group.use_container()
     return bound
 
 
@@ -161,12 +188,14 @@ def _check_is_there(group: VfioGroup) -> None:
         raise IoctlError(ENODEV, f"vfio-pci has no device of {group} any more")
 
 
-async def _context(caller: Client, outside: Outside, number: int) -> tuple[Context | None, IoctlError | None]:
-    """The context behind the descriptor, or why it is no container: that refusal comes after other
+async def _container(
+    caller: Client, outside: Outside, number: int
+) -> tuple[Container | Context | None, IoctlError | None]:
+    """The container behind the descriptor, or why it is none: that refusal comes after other
     checks.
     """
     try:
-        return await outside.context(caller, number), None
+        return await outside.container(caller, number), None
     except IoctlError as refusal:
         if refusal.errno != EBADFD:
             raise

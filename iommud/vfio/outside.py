@@ -1,11 +1,37 @@
 """What a device's file needs of whoever serves it."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..engine.device.context import Context
 from ..ops.request import Descriptors, Origins
+from ..pci.regions import Regions
 from ..pci.triggers import Descriptors as EventFds
-from .device import VfioDevice
+from .device import Bound, VfioDevice
+from .type1.container import Container
+
+
+class Registers(NamedTuple):
+    """`start`..`end` (addresses of a process; exclusive) is a mapping of a BAR from `offset` on.
+    `readable`, `writable`: what the process can do there.
+    """
+
+    start: int
+    end: int
+    bound: Bound
+    bar: int
+    offset: int
+    readable: bool
+    writable: bool
+
+    @property
+    def regions(self) -> Regions:
+        return self.bound.opened.regions
+
+    def answers(self) -> bool:
+        """Whether a load there would be carried out. Ref: v7.3 vfio_pci_core.c
+        vfio_pci_vmf_insert_pfn
+        """
+        return not self.bound.low_power and self.bound.opened.config.memory_enabled
 
 
 class Outside(Protocol):
@@ -26,5 +52,13 @@ class Outside(Protocol):
         IoctlError: EBADF: it has none of that number; EBADFD: it is another file.
         """
 
-    async def quiet(self, device: VfioDevice) -> None:
-        """Wait until every close of a device of the group has been carried out."""
+    async def container(self, caller: Any, number: int) -> Container | Context:
+        """As `context`, but type1's container too."""
+
+    async def registers(self, caller: Any, start: int, length: int) -> list[Registers]:
+        """The mappings of BARs that the caller has in these bytes of its memory, upwards."""
+
+    async def quiet(self, group: int | None) -> None:
+        """Wait until every close of this group's file, and of a device of it, has been carried
+        out.
+        """

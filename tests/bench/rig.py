@@ -154,6 +154,15 @@ class Bench:
         """`program`.c, which opens nothing."""
         return self._client(program, [], [])
 
+    def device(self, device: str, command: Sequence[str]) -> list[str]:
+        """The command that runs another command with a device."""
+        return [*self._iommud, "run", "--device", device, "--", *command]
+
+    def directory(self, name: str) -> Path:
+        """A new one, which goes in the end."""
+        (self._places / name).mkdir()
+        return self._places / name
+
     def _client(self, program: str, files: Sequence[Path], prefix: Sequence[str]) -> Client:
         built = build(program)
         with self._stop.held():

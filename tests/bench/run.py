@@ -15,6 +15,8 @@ starts the parts, and writes the table and build/bench.json, a list of
 - registers.py: a C server that takes registers the same way, and does nothing else
   (registers_peer.c);
 - devices.py: iommud with a smaller mapping;
+- dmadev.py: DPDK's dma_skeleton, whose device is a thread with memcpy (copies a second: more is
+  better);
 - copies.py: memcpy (bandwidths: more is better);
 
 and null where none makes sense.
@@ -44,7 +46,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from tests.bench import copies, devices, registers, round_trips, tables
+from tests.bench import copies, devices, dmadev, registers, round_trips, tables
 from tests.bench.rig import FULL, QUICK, ROOT, Bench, Effort, Row
 from tests.bench.servers import BenchError, Stop
 
@@ -53,12 +55,13 @@ PARTS = (
     round_trips.standing,
     registers.registers,
     devices.mapped,
+    dmadev.copied,
     tables.tracked,
     tables.changed,
     copies.by_engine,
     copies.by_ioctl,
 )
-VERDICTS = (round_trips.verdicts, registers.verdicts, devices.verdicts, copies.verdicts)
+VERDICTS = (round_trips.verdicts, registers.verdicts, devices.verdicts, dmadev.verdicts, copies.verdicts)
 
 
 def need_packages() -> None:
@@ -134,7 +137,7 @@ def main() -> int:
     print(
         "peer: the C server; of serve, iommud run; with areas standing, an iommud that keeps their number; with a mock device,"
     )
-    print("the smallest mapping; of a copy, memcpy; none for page tables")
+    print("the smallest mapping; of a copy, memcpy; of dmadev, a thread with memcpy; none for page tables")
     by_name = {row.name: row for row in rows}
     for judge in VERDICTS:
         for verdict in judge(by_name, effort):

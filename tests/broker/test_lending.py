@@ -180,6 +180,42 @@ def test_what_a_dead_worker_had_in_its_hands_is_not_lost(lender: Lender, shared:
     assert shared.read_ended() == []
 
 
+def test_requests_for_a_worker_that_may_have_read_keep_their_order(lender: Lender, shared: Lending) -> None:
+    """The worker reads the second one just before the reading is taken back."""
+    slow, other = a_worker(1), a_worker(2)
+    loan = begin(lender, slow)
+    shared.slots[loan.slot].finish()
+    assert lender.keep(slow, memoryview(a_request(2)), always=False) is None, "it has the reading"
+    assert list(lender.await_end(loan, lambda: False)) == []
+    assert lender.keep(other, memoryview(a_request(3)), always=False) is None
+    assert lender.keep(slow, memoryview(a_request(8)), always=False)
+    assert lender.keep(slow, memoryview(a_request(4)), always=True)
+    shared.slots[loan.slot].request[: wire.REQUEST_HEADER_SIZE] = a_request(6)
+    shared.give_back(loan.number)
+    lender.wait()
+    numbers = []
+    for request in lender.returned():
+        assert lender.keep(slow, request, always=False) is None, "it may go to the worker now"
+        numbers.append(wire.IN_HEADER.unpack_from(request)[2])
+    assert numbers == [4, 6, 8]
+
+
+def test_not_too_much_is_kept(lender: Lender, shared: Lending, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending, "MOST_KEPT", 50)
+    slow = a_worker(1)
+    loan = begin(lender, slow)
+    assert list(lender.await_end(loan, lambda: True)) == []
+    request = memoryview(a_request(2))
+    assert [lender.keep(slow, request, always=False) for _ in range(3)] == [True, True, False]
+    assert lender.keep(slow, request, always=True)
+    shared.give_back(loan.number)
+    assert len(list(lender.returned())) == 3
+    lender._not_before = 0.0
+    loan = begin(lender, a_worker(2))
+    assert list(lender.await_end(loan, lambda: True)) == []
+    assert lender.keep(loan.worker, request, always=False)
+
+
 def test_a_loan_ends_once_though_it_is_told_twice(lender: Lender, shared: Lending) -> None:
     loan = begin(lender, a_worker(1))
     shared.give_back(loan.number)

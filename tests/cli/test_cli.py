@@ -3,10 +3,13 @@
 import re
 import subprocess
 import sys
+from errno import EINVAL, ENODEV
 
 import pytest
 
 from iommud import __version__
+from iommud.commands.cli import WITH_VALUE
+from iommud.uapi.header import const
 from tests.house.options import commands
 from tests.support import IOMMUD, PATIENCE
 
@@ -48,6 +51,8 @@ def test_help_of_a_command_shows_every_option(command: str) -> None:
         (("run", "--device", "edu", "--"), 125, "a COMMAND is missing"),
         (("run", "--log-level", "loud", "true"), 125, "invalid choice: 'loud'"),
         (("run", "--nonsense", "--", "true"), 125, "--nonsense"),
+        (("run", "--vfio=type2", "--", "true"), 125, "invalid choice: 'type2'"),
+        (("serve", "--vfio", "type2"), 2, "type2"),
         (("run", "--mock", "--iommu", "gart", "--", "true"), 125, "invalid choice: 'gart'"),
         (("run", "--iommu", "vtd", "--", "true"), 125, "there is neither --device nor --mock"),
         (("serve", "--pin", "down"), 2, "invalid choice: 'down'"),
@@ -94,6 +99,34 @@ def test_the_models_are_listed_and_nothing_is_run(command: tuple[str, ...]) -> N
 def test_options_end_where_the_command_begins() -> None:
     done = run("run", "echo", "--why", "--", "--version")
     assert done.stdout == "--why -- --version\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "errno"),
+    [
+        ("--vfio", ENODEV),
+        ("--vfio iommufd", ENODEV),
+        ("--vfio --", ENODEV),
+        ("--vfio type1", EINVAL),
+        ("--vfio=type1", EINVAL),
+        ("--vfio type1 --pin watch --", EINVAL),
+        ("--pin watch --vfio type1", EINVAL),
+    ],
+)
+def test_the_value_of_vfio_can_be_left_out(how: str, errno: int) -> None:
+    """VFIO_SET_IOMMU without a group tells which container it is."""
+    look = (
+        "import fcntl, os, sys; fd = os.open('/dev/vfio/vfio', os.O_RDWR)\n"
+        f"try: fcntl.ioctl(fd, {const('VFIO_SET_IOMMU')}, 1)\n"
+        "except OSError as error: print(error.errno, *sys.argv[1:])"
+    )
+    done = run("run", *how.split(), sys.executable, "-c", look, "--vfio", "type1")
+    assert (done.stdout, done.stderr) == (f"{errno} --vfio type1\n", "")
+
+
+def test_words_behind_an_option_with_a_value_are_no_command() -> None:
+    (options,) = [command.options for command in commands() if command.name == "run"]
+    assert {flag for option in options if option.value for flag in option.flags} - {"--vfio"} == set(WITH_VALUE)
 
 
 def test_python_dash_m() -> None:

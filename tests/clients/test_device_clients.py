@@ -51,12 +51,13 @@ def compare(
     *arguments: str,
     answers: Path = EXPECTED,
     instead: Mapping[str, str] = MappingProxyType({}),
+    patience: float = PATIENCE,
 ) -> None:
     """`instead`: lines that are allowed where Linux has printed others, by those. Each has to be
     there, once at least.
     """
     done = subprocess.run(
-        [*command, build(f"vfio/{program}"), *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
+        [*command, build(f"vfio/{program}"), *arguments], capture_output=True, text=True, timeout=patience, check=False
     )
     linux = (answers / f"{program}.txt").read_text().splitlines()
     found = done.stdout.splitlines()

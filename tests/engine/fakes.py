@@ -4,7 +4,7 @@ n-th one fail.
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from errno import EFAULT, ENOENT, ENOMEM
 from typing import TypeVar
 
@@ -84,6 +84,14 @@ class FakePin:
         for page, at, done, count in self._spans(offset, len(data)):
             self.pages[page][at : at + count] = data[done : done + count]
 
+    def place(self, offset: int) -> "tuple[FakeMapped, int, int, bool] | None":
+        assert not self.closed
+        if not self.origin.mapped:
+            return None
+        page, at = divmod(offset, P)
+        memory = self.origin.here
+        return memory, memory.address_of(self.first + page, self.pages[page]) + at, P - at, True
+
     def identity(self, offset: int) -> Identity:
         assert not self.closed
         assert offset % P == 0
@@ -105,12 +113,78 @@ class FakePin:
         self.origin.pins.remove(self)
 
 
+class FakeMapped:
+    """The pages of an origin, as if they were mapped here. Pages that nobody holds must not be
+    touched.
+    """
+
+    def __init__(self, origin: "FakeOrigin") -> None:
+        self.file: Hashable = origin
+        self.origin = origin
+        self.pages: dict[int, bytearray] = {}  # by address / P
+        self.data: dict[int, bytes] = {}
+        self.copied = 0  # places
+
+    def address_of(self, number: int, page: bytearray) -> int:
+        while self.pages.setdefault(number, page) is not page:
+            number += 1 << 20
+        return number * P
+
+    def _cut(self, address: int, length: int) -> Iterator[tuple[bytearray, int, int]]:
+        """(page, from, to) in it."""
+        while length:
+            page, at = self.pages[address // P], address % P
+            assert any(page is each for pin in self.origin.pins for each in pin.pages), "nobody holds it"
+            count = min(length, P - at)
+            yield page, at, at + count
+            address, length = address + count, length - count
+
+    def read(self, address: int, buffer: memoryview) -> int:
+        if self.origin.lost:
+            return 0
+        buffer[:] = b"".join(page[at:to] for page, at, to in self._cut(address, len(buffer)))
+        return len(buffer)
+
+    def write(self, address: int, data: memoryview) -> int:
+        if self.origin.lost:
+            return 0
+        done = 0
+        for page, at, to in self._cut(address, len(data)):
+            page[at:to] = data[done : done + to - at]
+            done += to - at
+        return done
+
+    def copy(self, to: Sequence[int], of: Sequence[int]) -> int:
+        """Places of both are of equal lengths, as all are that were asked for so far."""
+        done = 0
+        assert 0 < len(to) <= 2048
+        for address, length, source, same in zip(to[::2], to[1::2], of[::2], of[1::2], strict=True):
+            assert length == same > 0
+            buffer = bytearray(length)
+            if source in self.data or source >> 40:
+                base = source >> 40 << 40
+                buffer[:] = self.data[base][source - base :][:length]
+            elif self.read(source, memoryview(buffer)) < length:
+                break
+            if self.write(address, memoryview(buffer)) < length:
+                break
+            done += length
+            self.copied += 1
+        return done
+
+    def locate(self, data: bytes) -> int:
+        address = len(self.data) + 1 << 40
+        self.data[address] = data
+        return address
+
+
 class FakeOrigin:
     """A process's memory, or a file: pages that come into being when they are asked for.
 
     `absent`: pages (address / P) that are not mapped. `lost`: what was pinned is lost, and nothing
-    more can be pinned. `limit`: bytes. `block`: it is one memory, never remapped, that lies
-    together by so many bytes. 0: each page is a memory of its own.
+    more can be pinned. `limit`: bytes. `mapped`: what is pinned is mapped here. `block`: it is one
+    memory, never remapped, that lies together by so many bytes. 0: each page is a memory of its
+    own.
     """
 
     def __init__(
@@ -124,6 +198,8 @@ class FakeOrigin:
         self.replaced: list[bytearray] = []  # kept, so that no later page gets the same id()
         self.absent: set[int] = set()
         self.lost = False
+        self.mapped = True
+        self.here = FakeMapped(self)
         self.limit: int | None = None
         self.block = 0
         self.locked = 0

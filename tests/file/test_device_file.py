@@ -16,6 +16,7 @@ from iommud.errors import IoctlError
 from iommud.file import device_file
 from iommud.file.device_file import IommuDevice, IommuFile, Outcome, VfioContainer
 from iommud.file.no_data import ALWAYS_READY
+from iommud.file.vfio_container import ContainerFile
 from iommud.settings import Settings
 from iommud.uapi.header import const, ffi
 
@@ -24,7 +25,7 @@ from .ourselves import TwinInjector, ourselves
 Make = Callable[..., IommuDevice]
 
 
-DOORS = {door.behind: door for door in doors(Settings(vfio=True))}
+DOORS = {door.behind: door for door in doors(Settings(vfio="iommufd"))}
 
 
 @pytest.fixture
@@ -103,6 +104,20 @@ async def test_each_open_is_a_context(make: Make) -> None:
     assert device.host.standing == 2
     two.release()
     assert device.host.standing == 0
+
+
+async def test_the_container_of_type1_is_no_context(make: Make) -> None:
+    device = make(Settings(vfio="type1"))
+    file = device.opener(DOORS[Behind.CONTAINER]).open(ourselves(), 0)
+    assert isinstance(file, ContainerFile)
+    assert file.container.context.account_mode == AccountMode.MM
+    assert await file.ioctl(ourselves(), const("VFIO_GET_API_VERSION"), 0) == 0
+    assert await file.ioctl(ourselves(), const("VFIO_SET_IOMMU"), 1) == -EINVAL
+    assert await file.ioctl(ourselves(), const("IOMMU_IOAS_ALLOC"), 0) == -EINVAL
+    with pytest.raises(OSError, match="Invalid"):
+        await file.read(ourselves(), 0, 1, False)
+    file.release()
+    assert device.host.empty()
 
 
 async def test_the_container_charges_processes(make: Make) -> None:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from cuse_glue.system import libc
 from tests.hostile.attacks import Attack
+from tests.hostile.server import ATTACKER
 from tests.support import ROOT
 
 HERE = Path(__file__).parent
 ERRNOS = 160
-ATTACKER, INNOCENT, CONTROL = 4242, 4243, 4244  # users that need not be there
+INNOCENT, CONTROL = 4243, 4244  # users that need not be there
 FLAGS = ["-std=gnu11", "-O1", "-g", "-pthread", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'include'}"]
 NODES = ("fuse", "userfaultfd")
 _numbers = itertools.count()

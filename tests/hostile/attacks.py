@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 MOCK = ("--mock",)
 WHY = ("--mock", "--why")
+WITH_DEVICES = (*MOCK, "--device", "edu", "--device", "edu")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ LOG = (
     Attack("log", "flood_of_many", WHY),
     Attack("log", "flood", WHY, unread=True),
 )
+DEVICES = tuple(
+    Attack("devices", name, WITH_DEVICES) for name in ("binds", "groups", "slow_binds", "binds_to_stuck", "loads")
+)
 SETUID = Attack("setuid", "setuid", target=True)
 BUSY = Attack("work", "allow")  # a daemon that is kept busy writes later
-ATTACKS = MEMORY + HANDS + FILES + WORK + ENDS + SHARES + LOG
+ATTACKS = MEMORY + HANDS + FILES + WORK + ENDS + SHARES + LOG + DEVICES

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.daemon import SERVING, Daemon
+from tests.daemon import SERVING, Daemon, take_away
 from tests.family import descriptors, wait_gone
 
 KILLED_IN = 1.0  # seconds
@@ -19,8 +19,22 @@ STOPPED_IN = STARTED_IN = 2.0
 MARGIN = 2.0  # times what a daemon takes that nobody attacks
 HANGS = 8.0  # seconds after which one does not wait any longer
 SMALL_PIPE = 4096
+ATTACKER = 4242  # a user that need not be there
 # how long a daemon that nobody attacks takes to end, at this moment; seconds
 Usual = Callable[[signal.Signals], float]
+
+
+def files_beside(path: Path) -> list[Path]:
+    """Where the files of PCI devices and their groups are mounted, beside the device's own."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [Path(line.split(" ")[4]) for line in lines]
+    return [point for point in points if point.is_relative_to(path.parent / "vfio")]
+
+
+def clear(path: Path) -> None:
+    """Remove what a daemon that has ended left at `path`, and beside it."""
+    for each in path, *files_beside(path):
+        take_away(each)
 
 
 class Server(Daemon):
@@ -56,6 +70,8 @@ class Server(Daemon):
             return None
         if not self._unread:
             self._reader.start()
+        for file in files_beside(self.path):
+            os.chown(file, ATTACKER, -1)
         return took
 
     def _drain(self) -> None:

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.daemon import take_away
 from tests.family import wait_gone
 from tests.hostile.attacker import CONTROL, HERE, INNOCENT, Attacker, build, make_nodes
 from tests.hostile.attacks import Attack
 from tests.hostile.judge import LIMIT, Report, held_up, parse, usual_delay
 from tests.hostile.log import faults_of_log
-from tests.hostile.server import HANGS, MARGIN, STARTED_IN, Server
+from tests.hostile.server import HANGS, MARGIN, STARTED_IN, Server, clear
 
 # Seconds that an attack may take to get under way, also on a machine that stops for a while. If
 # that is the daemon's doing, its other client sees it.
@@ -96,7 +95,7 @@ class Stage:
         self.place = place
         build(HERE / "innocent.c", place)
         make_nodes(place)
-        self._path, self._calm_path = place / "iommu", place / "calm"
+        self._path, self._calm_path = place / "iommu", place / "calm" / "iommu"
         self._server: Server | None = None
         self._stuck: list[Server] = []  # those that will end when the attackers have
         self._begun_for: Attack | None = None
@@ -107,29 +106,29 @@ class Stage:
         for server in (self._server, self._calm):
             if server:
                 server.remove()
-                take_away(server.path)
+                clear(server.path)
 
     def _usual_start(self) -> float:
         """How long a daemon takes to serve, at this moment, in a place that nobody knows;
         seconds.
         """
-        server = Server(self.place / "unknown", "--mock")
+        server = Server(self.place / "unknown" / "iommu", "--mock")
         took = server.wait_until_serving()
         server.remove()
-        take_away(server.path)
+        clear(server.path)
         assert took is not None, b"".join(server.said)
         return took
 
     def _usual_end(self, number: signal.Signals) -> float:
         """How long such a daemon takes to end by this signal; seconds."""
-        server = Server(self.place / "unknown", "--mock")
+        server = Server(self.place / "unknown" / "iommu", "--mock")
         server.wait_until_serving()
         began = time.monotonic()
         server.process.send_signal(number)
         wait_gone(server.family(), HANGS)
         took = time.monotonic() - began
         server.remove()
-        take_away(server.path)
+        clear(server.path)
         return took
 
     def _start(self, attack: Attack) -> Server:
@@ -142,7 +141,7 @@ class Stage:
         if not (self._server and same and self._server.process.poll() is None):
             if self._server:
                 self._server.remove()
-                take_away(self._path)
+                clear(self._path)
             self._server = self._start(attack)
             assert self._server.wait_until_serving(), b"".join(self._server.said)
             self._begun_for = attack
@@ -190,7 +189,7 @@ class Stage:
             server.remove()
             for stuck in self._stuck:
                 stuck.remove()
-                take_away(self._path)
+                clear(self._path)
             self._stuck.clear()
             innocent.end()
             control.end()
@@ -276,6 +275,6 @@ class Stage:
             if len(under_way) < len(attackers) / 2:
                 wrong.append(f"no more than {len(under_way)} of {len(attackers)} attacks were under way")
         server.remove()
-        take_away(self._path)
+        clear(self._path)
         self._server = None
         return wrong

@@ -26,6 +26,15 @@ static void modified(void)
     CHECK(__sync_lock_test_and_set(&R32(0x60), 9) == 7);
     __asm__ volatile("lock orl $0x80, %0" : "+m"(R32(0x60)));
     CHECK(R32(0x60) == 0x89);
+    // As a compiler does it with a struct that is not volatile.
+    uint8_t zero, carry;
+    __asm__ volatile("andl $0xfffffffe, %0" : "+m"(R32(0x60))::"cc");
+    __asm__ volatile("testb $0x77, %1; setz %0" : "=q"(zero) : "m"(R8(0x60)) : "cc");
+    CHECK(zero == 1);
+    __asm__ volatile("cmpw %2, %1; setc %0" : "=q"(carry) : "m"(R16(0x60)), "r"((uint16_t)0x89) : "cc");
+    CHECK(carry == 1);
+    __asm__ volatile("subl $0x89, %1; sbbb $0, %0" : "+m"(R8(0x68)), "+m"(R32(0x60))::"cc");
+    CHECK(R32(0x60) == 0xFFFFFFFF && R8(0x68) == 0xFF);
 }
 
 static void strings(void)

@@ -4,6 +4,7 @@ vector registers, memory.
 The stepper is the processor: it runs the very bytes.
 """
 
+import signal
 from functools import cache
 from typing import Any
 
@@ -174,8 +175,62 @@ def test_what_is_read_into_any_bytes_is_what_the_processor_does(
     memory = spread(seed, 3 * PAGE)
     stepper.clear()
     native = both.native(code, machine, start, memory)
+    if isinstance(native, Fault):
+        elsewhere = native.signal == signal.SIGSEGV and native.address
+        assert not elsewhere, f"{code.hex()}: the processor touches {native.address:#x}, where it was not to"
     assume(not isinstance(native, Fault))  # the processor does not know it, or wants it aligned
     assert both.decoded(instruction, machine, start, memory) == native, code.hex()
+
+
+LOAD_THEN_STORE = (
+    *(opcode for opcode in range(0x40) if opcode & 7 < 4),
+    *(0x80, 0x81, 0x83, 0x84, 0x85, 0x86, 0x87, 0xF6, 0xF7, 0xFE, 0xFF),
+)
+
+
+@st.composite
+def modifying(draw: st.DrawFn) -> bytes:
+    """Arithmetic, TEST, NOT, NEG, INC, DEC or XCHG with its operand in memory: of every size, with
+    every register, by every way to name an address.
+    """
+    opcode = draw(st.sampled_from(LOAD_THEN_STORE))
+    prefixes = draw(st.sampled_from([b"", b"", b"\x66", b"\x67", b"\x64", b"\x66\x65"]))
+    rex = draw(st.one_of(st.just(b""), st.integers(0x40, 0x4F).map(lambda byte: bytes([byte]))))
+    reg = draw(st.integers(0, {0xF6: 3, 0xF7: 3, 0xFE: 1, 0xFF: 1}.get(opcode, 7)))
+    from_here = draw(st.sampled_from([False, False, False, True]))
+    mode, rm = (0, 5) if from_here else (draw(st.integers(0, 2)), draw(st.integers(0, 7)))
+    rest = bytearray(draw(st.binary(min_size=9, max_size=9)))
+    rest[2] |= from_here  # far from the code
+    return prefixes + rex + bytes([opcode, mode << 6 | reg << 3 | rm]) + bytes(rest)
+
+
+@settings(examples(600), suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(code=modifying(), left=words, right=words, before=flags, seed=seeds)
+def test_arithmetic_in_any_encoding_is_what_the_processor_does(
+    both: Both, stepper: Stepper, code: bytes, left: int, right: int, before: int, seed: int
+) -> None:
+    instruction = decode(code[:15], X86_64)
+    assert instruction is not None, code.hex()
+    code = code[: instruction.length]
+    registers = {
+        name: 0x10_0000_0000 + word % (1 << 40)
+        for name, word in registers_of(forms.Case("", {}), seed).items()
+        if name != "flags"
+    }
+    other = NAMES[seed % len(NAMES)]  # now and then the one that the instruction names
+    segments = {"fs_base": 1 << 33, "gs_base": 1 << 34}
+    machine = both.machine(
+        {**registers, other: right, **segments, "flags": before, "rip": CODE}, vectors_of(both, seed)
+    )
+    address = instruction.address(list(machine.words))
+    start = (address & -PAGE) - PAGE
+    assume(0 < start < 1 << 46 and not CODE - 4 * PAGE <= start <= CODE + PAGE)
+    memory = bytearray(spread(seed, 3 * PAGE))
+    memory[address - start : address - start + 8] = left.to_bytes(8, "little")
+    stepper.clear()
+    native = both.native(code, machine, start, bytes(memory))
+    assert not isinstance(native, Fault), f"{code.hex()}: the processor says {native}"
+    assert both.decoded(instruction, machine, start, bytes(memory)) == native, code.hex()
 
 
 def test_bytes_that_end_too_early_are_said_to() -> None:

@@ -98,7 +98,7 @@ def test_plain_accesses(user: str) -> None:
     ]
 
 
-def test_a_locked_instruction_is_one_load_and_one_store() -> None:
+def test_a_modifying_instruction_is_one_load_and_one_store() -> None:
     assert [(kind, value) for kind, _, _, value in run("accesses", "modified").log] == [
         ("store", 40),
         *(("load", 40), ("store", 45)),  # lock xadd
@@ -108,6 +108,12 @@ def test_a_locked_instruction_is_one_load_and_one_store() -> None:
         *(("load", 7), ("store", 9)),  # xchg
         *(("load", 9), ("store", 0x89)),  # lock or
         ("load", 0x89),
+        *(("load", 0x89), ("store", 0x88)),  # and
+        ("load", 0x88),  # test
+        ("load", 0x88),  # cmp
+        *(("load", 0x88), ("store", 0xFFFFFFFF)),  # sub
+        *(("load", 0), ("store", 0xFF)),  # sbb
+        *(("load", 0xFFFFFFFF), ("load", 0xFF)),
     ]
 
 
@@ -185,7 +191,8 @@ def test_a_32_bit_program() -> None:
 def test_what_a_program_does_about_sigbus_stays(manner: Manner) -> None:
     ran = run("masks", manner=manner)
     assert ran.output == "done\n"
-    assert ran.device["accesses"] == 2 * 3 * 2 * 20
+    assert ran.device["accesses"] == 2 * 3 * 20 * 5 + 4 * 50 + 2 * 5 + 2
+    assert len(ran.device["why"]) == 5, "those that cannot be carried out"
 
 
 @pytest.mark.parametrize("manner", ["plain", "late"])

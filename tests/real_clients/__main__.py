@@ -13,42 +13,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
 from tests.debian import NotHere
-from tests.kernel_selftest import source
-from tests.kernel_selftest.tap import Outcome, Result, parse
-from tests.support import AS_NOBODY, IOMMUD, ROOT, lacking
+from tests.support import ROOT, lacking
 
-from . import dpdk, guest, qemu, selftests
+from . import dpdk, guest, kernels, qemu
+from .users import Check, User, users
 
 PLACE: Final = ROOT / "build" / "real_clients"
 BDF: Final = "0000:e0:00.0"
 SECONDS: Final = 180.0
 NOT_HERE: Final = 77
-# What each of the kernel's selftests says on edu, which has neither a reset nor MSI-X; the same on
-# Linux 7.3's own vfio-pci, with QEMU's edu behind an emulated VT-d.
-SKIPPED: Final = {
-    "vfio_pci_device_test.reset": "Device does not support reset",
-    "vfio_pci_irq_test.msix.enable_trigger_disable": "MSI-x: not supported",
-}
-NO_HUGE_PAGES: Final = "mmap() failed"
-MODELS: Final = {"vfio_pci_driver_test": "ioat"}  # that have a driver in the selftests; else edu
-LARGE: Final = ("vfio_pci_driver_test",)  # maps a GiB, which RLIMIT_MEMLOCK forbids an ordinary user
-# Of these programs only the variants for iommufd's own interface run.
-VARIANTS: Final = {
-    "vfio_dma_mapping_test": (
-        "iommufd",
-        "iommufd_anonymous",
-        "iommufd_anonymous_hugetlb_2mb",
-        "iommufd_anonymous_hugetlb_1gb",
-    ),
-    "vfio_dma_mapping_mmio_test": ("iommufd",),
-    "vfio_pci_device_init_perf_test": ("iommufd",),
-}
 # How a QEMU gets the device: keys of the device, a shell script that runs QEMU's command, and
 # options of iommud.
 OPEN: Final = f"exec 9<>/dev/vfio/devices/$(ls /sys/bus/pci/devices/{BDF}/vfio-dev); "
@@ -60,39 +38,41 @@ WAYS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
 }
 COPIES: Final = ((64, 1), (64, 32), (4096, 1), (4096, 32), (65280, 1), (65280, 32))  # bytes, at a doorbell
 
-Check = tuple[str, Callable[[], str]]  # returns what is worth saying; AssertionError: it fails
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Who runs it: `before` are the words before the command."""
-
-    name: str
-    before: Sequence[str]
-
-    def run(self, device: str, command: Sequence[str], *options: str) -> list[str]:
-        """`iommud run` with the device."""
-        return [*self.before, IOMMUD, "run", *options, "--device", device, "--", *command]
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make clients", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("only", nargs="*", metavar="WORD", help="only the checks whose names have one of these words")
     parser.add_argument("--times", type=int, default=1, help="each so often (default: 1)")
+    parser.add_argument("--load", type=int, default=0, metavar="N", help="with N busy loops beside (default: none)")
     parser.add_argument("--brief", action="store_true", help="without DPDK's, which take minutes")
     options = parser.parse_args()
     passed = failed = 0
     try:
-        for name, check in (*_kernels(), *_qemus(), *(() if options.brief else _dpdks())):
+        for name, check in (*kernels.checks(PLACE / "selftests"), *_qemus(), *(() if options.brief else _dpdks())):
             if options.only and not any(word in name for word in options.only):
                 continue
-            good = _repeat(name, check, options.times)
+            with _load(options.load):
+                good = _repeat(name, check, options.times)
             passed, failed = passed + good, failed + options.times - good
     except NotHere as reason:
         print(f"real clients: not run here: {reason}", file=sys.stderr)
         return NOT_HERE
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
+
+
+@contextmanager
+def _load(loops: int) -> Iterator[None]:
+    """Processes that do nothing but compute, each in a session of its own: the scheduler deals
+    processors out to sessions.
+    """
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(loops)]
+    try:
+        yield
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
 
 
 def _repeat(name: str, check: Callable[[], str], times: int) -> int:
@@ -112,48 +92,9 @@ def _repeat(name: str, check: Callable[[], str], times: int) -> int:
     return good
 
 
-def _users(*opened: str) -> Iterator[User]:
-    """`opened`: options of as_nobody.py that let the user nobody into more than the checkout."""
-    yield User("root" if os.geteuid() == 0 else "user", [])
-    if os.geteuid() == 0:
-        yield User("nobody", [*AS_NOBODY, *opened])
-
-
-def _kernels() -> Iterator[Check]:
-    tree = source.find()
-    PLACE.mkdir(parents=True, exist_ok=True)
-    programs = selftests.build(tree, PLACE / "selftests")
-    for user in _users():
-        for name, program in programs.items():
-            if name in LARGE and user.before:
-                continue
-            yield f"{name}, as {user.name}", partial(_selftest, user, program)
-
-
-def _selftest(user: User, program: Path) -> str:
-    only = [word for variant in VARIANTS.get(program.name, ()) for word in ("-v", variant)]
-    command = user.run(f"{MODELS.get(program.name, 'edu')},bdf={BDF}", [str(program), *only, BDF])
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
-    results = parse((0.0, line) for line in done.stdout.splitlines())
-    wrong = [
-        f"{each.name}: {each.outcome} {' '.join(each.said)}" for each in results.values() if not _is_as_expected(each)
-    ]
-    all_right = bool(results) and not wrong and not done.returncode
-    assert all_right, "\n".join([*wrong, done.stdout, done.stderr])
-    skipped = sum(each.outcome is Outcome.SKIP for each in results.values())
-    return f"{len(results)} of {len(results)}" + (f", {skipped} of them skipped by the test itself" if skipped else "")
-
-
-def _is_as_expected(result: Result) -> bool:
-    said = " ".join(result.said)
-    return result.outcome is Outcome.PASS or (
-        result.outcome is Outcome.SKIP and (said == SKIPPED.get(result.name) or said.startswith(NO_HUGE_PAGES))
-    )
-
-
 def _qemus() -> Iterator[Check]:
     yield "guest on QEMU's own edu", lambda: _boot([*_machine(), "-device", "edu"])
-    for user in _users("--open", str(qemu.QEMU.root)):
+    for user in users("--open", str(qemu.QEMU.root)):
         for way in WAYS:
             name = f"QEMU by {way}, as {user.name}"
             yield f"guest in {name}", partial(lambda user, way: _boot(_given(user, way)), user, way)
@@ -171,7 +112,7 @@ def _machine() -> list[str]:
 def _given(user: User, way: str) -> list[str]:
     """A QEMU that gets the device in one of WAYS."""
     keys, script, options = WAYS[way]
-    return user.run(f"edu,bdf={BDF}{keys}", ["sh", "-ec", script, "sh", *_machine()], *options)
+    return user.run([f"edu,bdf={BDF}{keys}"], ["sh", "-ec", script, "sh", *_machine()], *options)
 
 
 def _boot(command: list[str]) -> str:
@@ -179,19 +120,21 @@ def _boot(command: list[str]) -> str:
 
 
 def _dpdks() -> Iterator[Check]:
-    for user in _users("--open", str(dpdk.DPDK.root)):
+    for user in users("--open", str(dpdk.DPDK.root)):
         for version in dpdk.TRIED:
             yield f"dpdk's dmadev_autotest on ioat {version}, as {user.name}", partial(_autotest, user, version)
+        on_type1 = f"dpdk's dmadev_autotest on ioat {version}, on VFIO's own container, as {user.name}"
+        yield on_type1, partial(_autotest, user, version, "--vfio", "type1")
         yield f"dpdk's dma-perf, as {user.name}", partial(_copies, user)
         yield f"dpdk-devbind, as {user.name}", partial(_devbind, user)
 
 
-def _autotest(user: User, version: str) -> str:
+def _autotest(user: User, version: str, *options: str) -> str:
     # all of it is locked, and an ordinary user may lock 8 MiB
-    said = _dpdk(user, f"ioat,version={version}", dpdk.autotest(BDF, 8 if user.before else 64))
+    said = _dpdk(user, f"ioat,version={version}", dpdk.autotest(BDF, 8 if user.before else 64), options=options)
     passed = dpdk.passed(said, BDF)
     missing = dpdk.TRIED[version] - passed
-    assert not missing, f"not passed: {', '.join(sorted(missing))}\n{said[-4000:]}"
+    assert not missing, f"not passed: {', '.join(sorted(missing))}\n{said[-8000:]}"
     return ", ".join(sorted(passed))
 
 
@@ -220,14 +163,18 @@ def _devbind(user: User) -> str:
     return line
 
 
-def _dpdk(user: User, device: str, command: Sequence[str], place: Path | None = None) -> str:
-    """What it says on stdout. `place`: where it may write."""
+def _dpdk(
+    user: User, device: str, command: Sequence[str], place: Path | None = None, options: Sequence[str] = ()
+) -> str:
+    """What it says, on stdout and then on stderr. `place`: where it may write. `options`: of
+    iommud.
+    """
     if place is None:
         with _place() as place:
-            return _dpdk(user, device, command, place)
+            return _dpdk(user, device, command, place, options)
     environment = os.environ | {"XDG_RUNTIME_DIR": str(place)}
     done = subprocess.run(
-        user.run(f"{device},bdf={BDF}", command),
+        user.run([f"{device},bdf={BDF}"], command, *options),
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -235,8 +182,9 @@ def _dpdk(user: User, device: str, command: Sequence[str], place: Path | None = 
         env=environment,
         cwd="/",
     )
-    assert not done.returncode, f"status {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
+    said = dpdk.without_counts(done.stdout + done.stderr)
+    assert not done.returncode, f"status {done.returncode}\n{said[-8000:]}"
+    return said
 
 
 @contextmanager

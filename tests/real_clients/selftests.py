@@ -21,6 +21,17 @@ PROGRAMS = (
     "vfio_pci_driver_test",
 )
 WARNINGS = ("-Wall", "-Werror")
+# What vfio_pci_driver_test maps, all of which is pinned as long as a test lasts, in MiB.
+REGION = 1024
+DRIVERS_REGION = 2
+# The same program, which maps less: its source is unmodified, and SZ_1G means less to it.
+SMALLER = "vfio_pci_driver_test, smaller"
+SMALLER_REGION = 4
+SMALLER_HEADER = f"""\
+#include <linux/sizes.h>
+#undef SZ_1G
+#define SZ_1G {SMALLER_REGION << 20}UL
+"""
 
 
 def build(tree: Path, into: Path) -> dict[str, Path]:
@@ -34,6 +45,7 @@ def build(tree: Path, into: Path) -> dict[str, Path]:
         raise NotHere("the selftests need gcc and uuid-dev")
     library = [*(tree / VFIO / "lib").glob("*.c"), *(tree / VFIO / "lib" / "drivers").glob("*/*.c")]
     programs = {name: into / name for name in PROGRAMS}
+    programs[SMALLER] = into / "vfio_pci_driver_test.smaller"
     digest, stamp = _fingerprint(tree), into / "inputs.sha256"
     if stamp.is_file() and stamp.read_text() == digest and all(path.is_file() for path in programs.values()):
         return programs
@@ -45,9 +57,12 @@ def build(tree: Path, into: Path) -> dict[str, Path]:
     flags += [
         f"-I{tree / place}" for place in (f"{VFIO}/lib/include", SELFTESTS, "tools/include", "tools/arch/x86/include")
     ]
+    smaller = into / "smaller.h"
+    smaller.write_text(SMALLER_HEADER)
     for name, program in programs.items():
-        sources = [str(path) for path in (tree / VFIO / f"{name}.c", *library)]
-        subprocess.run(["gcc", *flags, *sources, "-o", str(program), "-luuid", "-pthread"], check=True)
+        sources = [str(path) for path in (tree / VFIO / f"{program.stem}.c", *library)]
+        more = ["-include", str(smaller)] if name == SMALLER else []
+        subprocess.run(["gcc", *flags, *more, *sources, "-o", str(program), "-luuid", "-pthread"], check=True)
         program.chmod(0o755)
     stamp.write_text(digest)
     return programs

@@ -43,11 +43,16 @@ class Unpacked:
         path = ":".join(map(str, (self.libraries, *more)))
         return [loader, "--library-path", path, str(self.root / "usr" / "bin" / name)]
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it was fetched."""
+        return (self.root / COMPLETE).is_file()
+
     def find(self) -> "Unpacked":
         """From the cache, or freshly fetched. Raises NotHere."""
         if platform.machine() != "x86_64":
             raise NotHere(f"the {self.name} that is fetched is for x86-64")
-        if not (self.root / COMPLETE).is_file():
+        if not self.is_here:
             self._fetch()
         return self
 

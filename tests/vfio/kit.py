@@ -20,7 +20,9 @@ from iommud.vfio.device import Bound, DeviceFile, VfioDevice
 from iommud.vfio.dispatch import dispatch
 from iommud.vfio.group import Groups, VfioGroup
 from iommud.vfio.group_ioctls import dispatch as dispatch_of_group
+from iommud.vfio.outside import Registers
 from iommud.vfio.table import ROWS
+from iommud.vfio.type1.container import Container
 from tests.ops.client import AT, Client
 from tests.ops.twins import TwinCaller
 from tests.pci.kit import Clock, Plain, Table
@@ -41,6 +43,8 @@ class Outside:
         self.table = Table(*range(10, 20))
         self.can_map = True
         self.contexts = {IOMMUFD: client.context, OTHER: other.context}
+        self.containers: dict[int, Container] = {}
+        self.mapped: list[Registers] = []
 
     def eventfds(self, caller: TwinCaller) -> Table:
         return self.table
@@ -53,7 +57,13 @@ class Outside:
             return self.contexts[number]
         raise IoctlError(EBADFD if number == NOT_OURS else EBADF, f"what descriptor {number} is")
 
-    async def quiet(self, device: VfioDevice) -> None:
+    async def container(self, caller: TwinCaller, number: int) -> Container | Context:
+        return self.containers[number] if number in self.containers else await self.context(caller, number)
+
+    async def registers(self, caller: TwinCaller, start: int, length: int) -> list[Registers]:
+        return [each for each in self.mapped if each.start < start + length and start < each.end]
+
+    async def quiet(self, group: int | None) -> None:
         pass
 
 

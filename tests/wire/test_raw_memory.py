@@ -38,6 +38,25 @@ def test_a_mapping_that_may_not_be_written() -> None:
     os.close(fd)
 
 
+def test_copies_between_mappings() -> None:
+    """In order: what was copied is copied on. And as far as there is a file."""
+    fd = os.memfd_create("file")
+    os.ftruncate(fd, 4 * PAGE)
+    at = raw_memory.map_shared(fd, 0, 4 * PAGE, writable=True)
+    data = os.urandom(PAGE)
+    own = raw_memory.locate(data)
+    assert raw_memory.copy_mappings([at + 5, PAGE, at + 3 * PAGE, 9], [own, PAGE, at + 5, 9]) == PAGE + 9
+    assert os.pread(fd, PAGE, 5) == data
+    assert os.pread(fd, 9, 3 * PAGE) == data[:9]
+    os.ftruncate(fd, 2 * PAGE)
+    steps = [at + PAGE, 7, at + 2 * PAGE, 7, at, 7]
+    assert raw_memory.copy_mappings(steps, [own, 7, own, 7, own, 7]) == 7, "none after the one that cannot be"
+    assert raw_memory.copy_mappings([at + 9, 7], [at + 2 * PAGE, 7]) == 0
+    assert os.pread(fd, 12, 0) == bytes(5) + data[:7]
+    raw_memory.unmap(at, 4 * PAGE)
+    os.close(fd)
+
+
 def test_a_huge_buffer() -> None:
     buffer = raw_memory.huge_buffer(5 << 20)
     assert len(buffer) == 5 << 20

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from cuse_glue.errors import IoctlError
+from cuse_glue.pins.pin import InFile
 from cuse_glue.pins.source import Pin, Source, Sources
 
 from .conftest import Client
@@ -37,6 +38,47 @@ def test_the_kernels_answer(name: str, client: Client, sources: Sources) -> None
     else:
         got.close()
         assert CASES[name].expected == 0
+    source.put()
+
+
+MAPPED_HERE = {"memfd, write", "memfd mapped r, read", "huge memfd, write", "FILE memfd", "FILE huge"}
+
+
+@pytest.mark.usefixtures("huge_pages")
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.expected == 0])
+def test_what_is_mapped_here_is_the_clients(name: str, client: Client, sources: Sources) -> None:
+    """By the addresses that a pin tells, its bytes are reached as through the pin."""
+    case = CASES[name]
+    source, pin, _ = pin_case(name, client, sources)
+    assert isinstance(pin, Pin)
+    at = PAGE if case.length > PAGE else 0
+    place = pin.place(at)
+    if place is not None:
+        window, address, length, writable = place
+        by_pin, direct = bytearray(8), memoryview(bytearray(8))
+        assert length <= case.length - at
+        if writable:
+            assert window.write(address, memoryview(b"directly")) == 8
+        assert window.read(address, direct) == 8
+        pin.read_into(at, memoryview(by_pin))
+        assert by_pin == direct
+    if name in MAPPED_HERE or name.startswith("private"):
+        assert (place is not None) == (name in MAPPED_HERE)
+    pin.close()
+    source.put()
+
+
+def test_what_is_truly_pinned_is_asked(client: Client, sources: Sources) -> None:
+    """A true pin keeps pages that the file may not have any more."""
+    source, pin, _ = pin_case("FILE memfd", client, sources)
+    assert isinstance(pin, Pin)
+    found = pin.place(0)
+    assert found is not None
+    assert source.file is not None
+    truly = Pin(source, [InFile(source.file, found[0], 0, PAGE)], truly=True)
+    assert truly.place(0) is None
+    truly.close()
+    pin.close()
     source.put()
 
 

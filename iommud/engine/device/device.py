@@ -7,11 +7,13 @@ ID that clients see, but only its model can make it go. docs/devices.md shows ho
 Ref: v7.3 device.c
 """
 
-from collections.abc import Callable, Generator
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Sequence
 from errno import EINVAL, ENOENT
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from ...errors import IoctlError
+from ..mapping.io_pagetable import PROT_READ, PROT_WRITE
 from ..mapping.ioas import Ioas
 from ..mapping.objects import Object
 from . import noiommu
@@ -25,6 +27,12 @@ from .paging import alloc_paging
 from .reporter import FaultReporter
 
 T = TypeVar("T")
+MOST_MOVES: Final = 1024
+
+
+# One DMA of many: to which IOVA, from which, and how many bytes (1 or more). If there are bytes at
+# the end, it is from these, and from which byte of them on.
+Move = tuple[int, int, int, bytes | None]
 
 
 class Device(Object):
@@ -107,6 +115,60 @@ class Device(Object):
     def dma_write(self, iova: int, data: memoryview, pasid: int = NO_PASID) -> None:
         """Write memory as the device; as `dma_read`. EPERM: mapped without WRITEABLE."""
         self._dma(iova, data, pasid, write=True)
+
+    def dma_moves(self, moves: Sequence[Move], begin: int = 0) -> int:
+        """Carry out moves from index `begin` on, in order, as far as that can be done at once: a
+        quick way for many. Returns how many are done.
+
+        A move that cannot be is not begun, or was done in part, and none after it is begun. Nothing
+        is said about why: `dma_read` and `dma_write` do it, or raise.
+        """
+        attached = self.group.attached_at(self, NO_PASID) if self.iommu.walks else None
+        direct = attached.hwpt.direct if attached is not None else None
+        if direct is None:
+            return 0
+        find = direct.find
+        destinations: list[int] = []
+        sources: list[int] = []
+        ends: list[int] = []
+        total = 0
+        memory = held = None
+        base = 0
+        for to, of, length, data in moves[begin : begin + MOST_MOVES]:
+            target = find(to, length, PROT_WRITE)
+            if target is None:
+                break
+            memory = target.memory
+            address = to + target.delta
+            if data is None:
+                source = find(of, length, PROT_READ)
+                if source is None:
+                    break
+                start = of + source.delta
+                if source.memory is memory:
+                    if -length < start - address < length:
+                        break  # they overlap: all is read before any of it is written
+                elif source.memory.file == memory.file:
+                    break  # perhaps they do
+            else:
+                if data is not held:
+                    held, base = data, memory.locate(data)
+                start = base + of
+            destinations += (address, length)
+            sources += (start, length)
+            total += length
+            ends.append(total)
+        if memory is None or not ends:
+            return 0
+        copied = memory.copy(destinations, sources)
+        done = len(ends) if copied == total else bisect_right(ends, copied)
+        observer = self.context.host.observer
+        if observer is not None:
+            for to, of, length, data in moves[begin : begin + done]:
+                if data is None:
+                    observer.dma(self, of, length, False, None)
+                observer.dma(self, to, length, True, None)
+        return done
 
     def report_fault(self, fault: PageFault, respond: Callable[[int], None]) -> None:
         """Tell whoever handles the faults of the page table that the device is attached to, and

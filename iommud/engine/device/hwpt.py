@@ -12,6 +12,7 @@ from errno import ENOENT, EPERM
 from typing import Protocol
 
 from ...errors import IoctlError
+from ..mapping.direct import Direct
 from ..mapping.domain import NEST_PARENT, PASID, AnyDomain, Domain
 from ..mapping.io_pagetable import PROT_READ, PROT_WRITE
 from ..mapping.ioas import Ioas
@@ -57,6 +58,11 @@ class Hwpt(Object):
         """Copy what a device reads or writes. Errors: Device.dma_read."""
         raise NotImplementedError
 
+    @property
+    def direct(self) -> Direct | None:
+        """By which DMA may go, both ways, instead of `dma`. None: by `dma` alone."""
+        return None
+
     def set_fault(self, fault: FaultQueue) -> None:
         """The faults of its devices go to this queue; before it is published."""
         self.fault = fault
@@ -92,6 +98,8 @@ class HwptPaging(Hwpt):
         iopt = self.ioas.iopt
         if not len(data):
             return
+        if self._dma_directly(iova, data, write):
+            return
         for area, start, end in iopt.contiguous(iova, iova + len(data) - 1):
             if not area.prot & (PROT_WRITE if write else PROT_READ):
                 raise IoctlError(
@@ -103,6 +111,20 @@ class HwptPaging(Hwpt):
             if write and self.domain.dirty is not None:
                 self.domain.dirty.wrote(area, start, end, large_pages=iopt.large_pages)
             area.pages.dma(area.start_byte + start - area.iova, data[start - iova : end - iova + 1], write=write)
+
+    @property
+    def direct(self) -> Direct | None:
+        dirty = self.domain.dirty
+        return None if dirty is not None and dirty.enabled else self.ioas.iopt.direct
+
+    def _dma_directly(self, iova: int, data: memoryview, write: bool) -> bool:
+        """False: it is to be done, or done anew, another way."""
+        direct = self.direct
+        found = direct and direct.find(iova, len(data), PROT_WRITE if write else PROT_READ)
+        if not found:
+            return False
+        move = found.memory.write if write else found.memory.read
+        return move(iova + found.delta, data) == len(data)
 
     def destroy(self) -> None:
         if self.linked:

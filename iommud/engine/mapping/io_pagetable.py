@@ -29,6 +29,7 @@ from ..memory.origin import PAGE_SIZE, Identity
 from ..memory.pages import Pages, Slice
 from ..memory.span import U64_MAX, Span, Spans, last_of
 from .allowed import NOTHING, Allowed
+from .direct import Direct
 from .domain import Domain
 from .filling import fill_areas, fill_domain
 from .iova import check, choose
@@ -52,6 +53,7 @@ class IoPagetable:
         self.domains: list[Domain] = []
         self.accesses: list[Standing] = []
         self.areas = AreaMap()
+        self.direct = Direct(self.areas)  # asked only while there is a page table
         self.allowed = NOTHING
         self.reserved = Spans()
         # how many of the page tables are: while there is one, the host knows what they show
@@ -110,6 +112,7 @@ class IoPagetable:
 
     def publish(self, areas: list[Area], slices: list[Slice]) -> None:
         """The second half of `map`: from now on the areas can be used, and unmapped."""
+        self.direct.clear()
         for area, part in zip(areas, slices, strict=True):
             area.pages = part.pages
             if self.physical:
@@ -236,6 +239,7 @@ class IoPagetable:
         return area if area is not None and area.accesses is not None and area.accesses.prevent_access else None
 
     def _take_out(self, area: Area, pages: Pages) -> None:
+        self.direct.clear()
         self.areas.remove(area)
         self.host.give()
         area.pages = None
@@ -278,6 +282,8 @@ class IoPagetable:
         except BaseException:
             self.unreserve(domain)
             raise
+        finally:
+            self.direct.clear()  # a device may have asked meanwhile
         self.domains.append(domain)
         self.physical += domain.physical
         # Anew: an access may have come or gone while the page table was filled.
@@ -294,6 +300,8 @@ class IoPagetable:
             self.domains[at] = last
         self.physical -= domain.physical
         last_physical = domain.physical and not self.physical
+        if not self.domains:
+            self.direct.clear()
         if last_physical or not self.domains:
             for area in self.areas:
                 if last_physical:

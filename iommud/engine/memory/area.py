@@ -130,6 +130,17 @@ class AreaMap:
         area = areas[index]
         return area if area.iova <= last else None
 
+    def touching(self, start: int, last: int) -> Iterator[Area]:
+        """The areas that have an IOVA in common with start..last, upwards. The map must not change
+        meanwhile.
+        """
+        for at in range(max(bisect_right(self._firsts, start) - 1, 0), len(self._blocks)):
+            areas = self._blocks[at].areas
+            for index in range(bisect_left(areas, start, key=_last), len(areas)):
+                if areas[index].iova > last:
+                    return
+                yield areas[index]
+
     def before(self, iova: int) -> Area | None:
         """The highest area that ends before an IOVA."""
         at = bisect_left(self._firsts, iova) - 1

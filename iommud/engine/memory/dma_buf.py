@@ -124,6 +124,9 @@ class DmaBufPin:
     def write_from(self, offset: int, data: memoryview) -> None:
         self._buffer().write_from(self._start + offset, data)
 
+    def place(self, offset: int) -> None:
+        """It can be revoked at any time."""
+
     def identity(self, offset: int) -> Identity:
         return self._buffer(), self._start + offset
 

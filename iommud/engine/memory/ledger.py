@@ -73,6 +73,10 @@ class Ledger:
         if not self.process_pages[origin.mm]:
             del self.process_pages[origin.mm]
 
+    def pinned_of_process(self, origin: Origin) -> int:
+        """How many pages count as pinned for its process, in all hosts."""
+        return self.process_pages[origin.mm] + self.share.pinned_of_process(origin.mm, 0)
+
     def add(self, pages: Holding) -> None:
         """From now on `pages` has pages pinned."""
         self._holding[id(pages)] = pages

@@ -3,7 +3,7 @@
 Ref: v7.3 pages.c (theory at its top)
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from enum import IntEnum
 from resource import getpagesize
 from typing import Final, NamedTuple, Protocol
@@ -41,6 +41,41 @@ class Stretch(NamedTuple):
         return self._replace(place=self.place + begin, length=end - begin)
 
 
+class Mapped(Protocol):
+    """Memory that our own process has mapped. What is pinned of it is reached by addresses of ours,
+    without a question to anybody.
+
+    `file`: two of these may show one byte at two addresses only if they are equal in this.
+    """
+
+    @property
+    def file(self) -> Hashable: ...
+
+    def read(self, address: int, buffer: memoryview) -> int:
+        """Fill `buffer`. Returns how many bytes were read before one could not be."""
+
+    def write(self, address: int, data: memoryview) -> int: ...
+
+    def copy(self, to: Sequence[int], of: Sequence[int]) -> int:
+        """Copy, in order, to and from places: address, length (bytes), address, length, ... of any
+        memory of ours, 1024 places at most. Both come to the same number of bytes.
+
+        Returns how many bytes were copied before one could not be.
+        """
+
+    def locate(self, data: bytes) -> int:
+        """Where these bytes lie, as long as somebody refers to them."""
+
+
+class Place(NamedTuple):
+    """`length` bytes that lie at `address` of `memory`. `writable`: they can be written."""
+
+    memory: Mapped
+    address: int
+    length: int
+    writable: bool
+
+
 class Pin(Protocol):
     """A stretch of an origin that is held. What was at its addresses at that time can be reached
     until `close`.
@@ -50,6 +85,11 @@ class Pin(Protocol):
         """IoctlError(EFAULT): it was lost, and why."""
 
     def write_from(self, offset: int, data: memoryview) -> None: ...
+
+    def place(self, offset: int) -> tuple[Mapped, int, int, bool] | None:
+        """Where the bytes from `offset` on lie, as `Place`, up to wherever others follow. It stays
+        so until `close`. None: they are to be reached by the pin alone.
+        """
 
     def identity(self, offset: int) -> Identity:
         """Which real page lies at `offset` (bytes, a page boundary). The same page has the same

@@ -11,13 +11,13 @@ engine only takes references to it.
 Ref: v7.3 pages.c (theory at its top), iopt_alloc_pages
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from errno import EFAULT, EINVAL, EOVERFLOW, EPERM
 from itertools import starmap
 
 from ...errors import IoctlError
 from .ledger import Ledger
-from .origin import PAGE_SIZE, AccountMode, Identity, Origin, Pin, Stretch
+from .origin import PAGE_SIZE, AccountMode, Identity, Origin, Pin, Place, Stretch
 from .pinned import Part, Pinned, PinRef
 from .span import U64_MAX, Span, Spans, last_of
 from .transfer import Transfer
@@ -94,7 +94,9 @@ class Pages:
         )
 
     def move(self, origin: Origin) -> None:
-        """From now on it is the same file of another process, which has been charged."""
+        """From now on it is the same file, or shared memory, of another process, which has been
+        charged.
+        """
         origin.get()
         self.origin.put()
         self.origin = origin
@@ -206,6 +208,19 @@ class Pages:
             offset = start_byte + begin - part.by.first * PAGE_SIZE
             (part.by.pin.write_from if write else part.by.pin.read_into)(offset, data[begin:end])
 
+    def places(self, start_byte: int, length: int) -> Iterator[tuple[Place | None, int]]:
+        """Where `length` bytes from `start_byte` on lie, upwards, each with its length; all of it
+        is held. None: what lies there is to be reached by `dma`.
+        """
+        for part in self._parts(*_indexes(start_byte, length)):
+            at, end = _bytes(part, start_byte, length)
+            while at < end:
+                found = part.by.pin.place(start_byte + at - part.by.first * PAGE_SIZE)
+                place = Place(*found) if found is not None else None
+                count = end - at if place is None else min(end - at, place.length)
+                yield place, count
+                at += count
+
     def transfer(self, to: Transfer, start_byte: int, begin: int, length: int, near: Hashable) -> None:
         """Let `to` copy `length` bytes from `start_byte` on, to or from byte `begin` of its buffer.
         `near`: see Access.write_from.
@@ -252,6 +267,28 @@ def _bytes(part: Part, start_byte: int, length: int) -> tuple[int, int]:
     exclusive).
     """
     return max(part.first * PAGE_SIZE - start_byte, 0), min((part.last + 1) * PAGE_SIZE - start_byte, length)
+
+
+def move_all(ledger: Ledger, moving: Sequence[Pages], origin: Origin, mode: AccountMode) -> None:
+    """Charge what is pinned of `moving`, which all have one origin, to another: a process that says
+    it has the same memory. ENOMEM: RLIMIT_MEMLOCK; then nothing has changed.
+
+    Ref: v7.3 vfio_iommu_type1.c vfio_change_dma_owner
+    """
+    if not moving:
+        return
+    old_modes = [pages.account_mode for pages in moving]
+    moving[0].account_mode = mode
+    try:
+        moving[0].charge(ledger, sum(pages.npinned for pages in moving), origin)
+    except IoctlError:
+        moving[0].account_mode = old_modes[0]
+        raise
+    for pages, old_mode in zip(moving, old_modes, strict=True):
+        pages.account_mode = old_mode
+        pages.uncharge(ledger, pages.npinned)
+        pages.account_mode = mode
+        pages.move(origin)
 
 
 class Slice:

@@ -133,6 +133,19 @@ static inline long unmap_dma(int container, uint64_t iova, uint64_t size)
 	return call(container, VFIO_IOMMU_UNMAP_DMA, &cmd);
 }
 
+/* Give a capability up, or have it again. */
+static inline long capability(unsigned int which, bool on)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	NEED(syscall(SYS_capget, &header, data) == 0);
+	data[0].effective &= ~(1U << which);
+	if (on)
+		data[0].effective |= 1U << which;
+	return told(syscall(SYS_capset, &header, data));
+}
+
 /* What it is, or -errno. */
 static inline long device_identity(int device)
 {

@@ -6,21 +6,7 @@
  */
 #include "groups.h"
 
-#include <sys/prctl.h>
-
 static const char *address;
-
-static long capability(unsigned int which, bool on)
-{
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[2];
-
-	NEED(syscall(SYS_capget, &header, data) == 0);
-	data[0].effective &= ~(1U << which);
-	if (on)
-		data[0].effective |= 1U << which;
-	return told(syscall(SYS_capset, &header, data));
-}
 
 static void whole(void)
 {

@@ -8,7 +8,7 @@
 static uint64_t state, sum = 0xcbf29ce484222325;
 static bool trace;
 
-static uint64_t draw(void)
+static inline uint64_t draw(void)
 {
 	uint64_t z = (state += 0x9e3779b97f4a7c15);
 
@@ -17,7 +17,7 @@ static uint64_t draw(void)
 	return z ^ (z >> 31);
 }
 
-static uint32_t below(uint32_t n)
+static inline uint32_t below(uint32_t n)
 {
 	return (uint32_t)(draw() % n);
 }
