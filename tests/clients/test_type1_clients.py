@@ -14,7 +14,7 @@ from tests.support import AS_NOBODY, IOMMUD, PATIENCE
 
 from .build import build
 from .test_device_clients import EXPECTED, compare
-from .test_group_clients import ADDRESSES, DEVICES, NO_IOMMU, TWO_GROUPS, served
+from .test_group_clients import ADDRESSES, DEVICES, NO_IOMMU, TWO_GROUPS, WITH_A_NATIVE_DRIVER, served
 
 TYPE1 = [*TWO_GROUPS, "--vfio", "type1"]
 WITHOUT_IOMMU = [IOMMUD, "run", "--vfio=type1", NO_IOMMU]
@@ -43,6 +43,18 @@ LINUX_WALKED_GROUPS = {
 @pytest.mark.parametrize("program", ["type1_container", "type1_maps"])
 def test_its_container_is_as_on_linux(program: str) -> None:
     compare([*TYPE1, "--"], program, *ADDRESSES, answers=ANSWERS)
+
+
+@pytest.mark.usefixtures("root")
+def test_a_group_of_which_another_driver_has_a_device_is_as_on_linux() -> None:
+    command = [IOMMUD, "run", "--vfio=type1", *WITH_A_NATIVE_DRIVER, "--"]
+    compare(command, "not_viable", *ADDRESSES[:2], answers=ANSWERS)
+
+
+@pytest.mark.usefixtures("root")
+def test_a_group_of_serve_of_which_another_driver_has_a_device_is_as_on_linux(tmp_path: Path) -> None:
+    with served(tmp_path, "--vfio=type1", *WITH_A_NATIVE_DRIVER) as inside:
+        compare(inside, "not_viable", *ADDRESSES[:2], answers=ANSWERS)
 
 
 @pytest.mark.usefixtures("root")
