@@ -60,15 +60,13 @@ async def dispatch(
     return 0
 
 
-async def _get_status(group: VfioGroup, caller: Client, outside: Outside, address: int) -> None:
+async def _get_status(group: VfioGroup, caller: Client, _outside: Outside, address: int) -> None:
     """Whether the group has a container, and whether the group could be used. EFAULT: the struct.
     EINVAL: argsz. ENODEV: vfio-pci has none of its devices any more.
     """
     cmd = codec.decode(STATUS, await _read(caller, address, _STATUS_SIZE, "the struct"))
     if cmd.argsz < _STATUS_SIZE:
         raise IoctlError(EINVAL, f"argsz {cmd.argsz} is less than {_STATUS_SIZE}, which struct {STATUS.name} has")
-    if group.is_owned:  # or it was, a moment ago
-        await outside.quiet(group.number)
     async with locked(group):
         _check_is_there(group)
         flags = 0

@@ -62,6 +62,10 @@ class Host(Ledger):
         del self._owners[group]
         self.share.release(group)
 
+    def owner(self, group: Hashable) -> object:
+        """Who of this host has it; None: nobody."""
+        return self._owners.get(group)
+
     def is_claimed(self, group: Hashable) -> bool:
         """Whether anybody has it. Ref: v7.3 iommu_group_dma_owner_claimed"""
         return group in self._owners or bool(self.share.count(group, 0))

@@ -126,7 +126,7 @@ class Container:
 
     def _disclaim(self, group: Group) -> None:
         name = self._claimed.pop(group, None)
-        if self._host.is_claimed(name):  # the last of its devices that was attached gave it back
+        if self._host.owner(name) is self.context:  # or the last device that was attached gave it back
             self._host.release(name)
 
     # --- its driver ---
