@@ -186,13 +186,16 @@ class Reader:
             request = self.receive()
             if request is not None:
                 self.handle(request)
-                if self._is_lending_due and lender is not None:
-                    self._lend(lender)
-            elif lender is not None and lender.is_out():
-                lender.wait()
+            if lender is None:
+                continue
+            if lender.is_out():
+                if request is None:
+                    lender.wait()
                 self._take_in(lender.returned())
                 if not lender.is_out():
                     os.set_blocking(self.fd, True)
+            if self._is_lending_due:
+                self._lend(lender)
 
     def _lend(self, lender: Lender) -> None:
         """Lend the reading, and wait until it is back. As long as a worker may still read, this
