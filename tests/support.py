@@ -3,6 +3,7 @@ wait that are not sleeps.
 """
 
 import os
+import re
 import select
 import subprocess
 import sys
@@ -71,6 +72,13 @@ def wait_for_call(pid: int, number: int, second: int | None = None) -> None:
             if call is not None and call[0] == number and second in (None, call[2]):
                 return
         assert time.monotonic() < deadline, f"process {pid} made no call {number} in {PATIENCE} s"
+
+
+def mentions(content: bytes, path: Path) -> bool:
+    """Whether a path is named there, itself or what lies below it: /check is not, where
+    /usr/check_wraps is.
+    """
+    return re.search(re.escape(str(path).encode()) + rb"(?![\w.-])", content) is not None
 
 
 def mounts_at(path: str) -> list[str]:

@@ -14,7 +14,7 @@ from trove_classifiers import classifiers
 from iommud import __version__
 from tests.clients.build import build
 from tests.packaging.conftest import NO_COMPILER, Distributions
-from tests.support import PATIENCE, ROOT
+from tests.support import PATIENCE, ROOT, mentions
 
 SHARED = (
     "man/man1/iommud.1",
@@ -100,9 +100,9 @@ def test_nothing_of_it_is_elsewhere(installed: Path, tmp_path: Path) -> None:
         assert not Path(line).is_relative_to(ROOT)
     for name in SHARED:
         assert (installed / "share" / name).is_file()
-    mentions = [path for path in installed.rglob("*") if path.is_file() and str(ROOT).encode() in path.read_bytes()]
+    naming = [path for path in installed.rglob("*") if path.is_file() and mentions(path.read_bytes(), ROOT)]
     # Python's own note of how the environment was made, and what a Python in there is linked to.
-    assert {path.name for path in mentions} <= {"pyvenv.cfg", "direct_url.json"}
+    assert {path.name for path in naming} <= {"pyvenv.cfg", "direct_url.json"}
 
 
 @pytest.mark.parametrize("options", [["--mock", "--vfio"], ["--mock", "--iommu", "vtd"], []], ids=" ".join)
