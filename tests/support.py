@@ -76,9 +76,9 @@ def wait_for_call(pid: int, number: int, second: int | None = None) -> None:
 
 def mentions(content: bytes, path: Path) -> bool:
     """Whether a path is named there, itself or what lies below it: /check is not, where
-    /usr/check_wraps is.
+    /usr/check_wraps or "match/check" is.
     """
-    return re.search(re.escape(str(path).encode()) + rb"(?![\w.-])", content) is not None
+    return re.search(rb"(?<![\w.-])" + re.escape(str(path).encode()) + rb"(?![\w.-])", content) is not None
 
 
 def mounts_at(path: str) -> list[str]:
