@@ -15,7 +15,6 @@ from cuse_glue.broker.borrower import MOST_THREADS, Borrower
 from cuse_glue.broker.lending import Lending
 from cuse_glue.fuse import wire
 from cuse_glue.fuse.session import DRAIN_LIMIT
-from cuse_glue.fuse.spin import Spin
 
 LOAN, SLOT = 5, 1
 NUMBER = Struct("=Q")
@@ -185,27 +184,3 @@ async def test_it_can_borrow_again(play: Play) -> None:
             play.borrower.give_back()
     assert play.answers.handled == [2, 4]
     assert play.ended() == [LOAN, LOAN]
-
-
-async def test_others_get_their_turn_though_it_looks_for_requests(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(spin: Spin) -> bool:
-        if spin.found == 10 * DRAIN_LIMIT:
-            return False
-        spin.found += 1
-        play.ask(spin.found)
-        return True
-
-    monkeypatch.setattr(Spin, "on", True, raising=False)
-    monkeypatch.setattr(Spin, "handled", lambda spin, requests: setattr(spin, "on", True))
-    monkeypatch.setattr(Spin, "look", look)
-    seen: list[int] = []
-
-    async def other() -> None:
-        seen.append(len(play.answers.handled))
-
-    async with trio.open_nursery() as nursery:
-        play.answers.on_first = lambda: nursery.start_soon(other)
-        play.begin(nursery)
-        await trio.testing.wait_all_tasks_blocked()
-        play.borrower.give_back()
-    assert seen[0] <= 2 * DRAIN_LIMIT
