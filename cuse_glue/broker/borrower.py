@@ -3,9 +3,9 @@
 The connection is watched by an epoll of its own, and only during a loan. Left in trio's, it would
 wake every worker that ever had a loan for each request of the door, even with no event asked for.
 
-Unlike a session, it does not look for the next request without waiting (fuse/spin.py). A worker that
-looks keeps its processor, so that the client stays on another: where nothing is pinned, a round trip
-took 129 us instead of 64.
+Unlike a session, it does not look for the next request without waiting (fuse/spin.py). A worker
+that looks keeps its processor, so the client stays on another: where nothing is pinned, a round
+trip took 129 us instead of 64.
 """
 
 import errno
