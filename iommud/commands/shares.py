@@ -18,7 +18,7 @@ from cuse_glue.broker.counts import Full, Table, key_of
 from ..engine.memory.share import Everywhere
 from ..errors import IoctlError
 from ..settings import Shares
-from ..vfio.group import open_group
+from ..vfio.claims import open_group
 
 NOBODY: Final = -1
 # In the table: of the kernel, and of the process that has the bus. Workers have smaller numbers.

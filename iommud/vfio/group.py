@@ -26,16 +26,11 @@ from typing import Final
 from ..engine.device.context import Context
 from ..engine.mapping.objects import Object
 from ..engine.memory.host import Host
-from ..engine.memory.share import Everywhere
 from ..errors import IoctlError
 from ..ops.request import Client
+from .claims import bound_by_files, open_group
 from .device import VfioDevice
 from .type1.container import Container
-
-
-def open_group(number: int) -> Everywhere:
-    """What the host that has a group's file open has claimed."""
-    return Everywhere(f"the file of group {number}")
 
 
 class VfioGroup(Object):
@@ -60,7 +55,7 @@ class VfioGroup(Object):
         self._is_left = False  # its file is closed, and devices keep it open
         self._host: Final = host
         self._opened_as: Final = open_group(number)
-        self._by_files_as: Final = Everywhere(f"devices of group {number} by their own files")
+        self._by_files_as: Final = bound_by_files(number)
 
     def __str__(self) -> str:
         return f"group {'' if self.isolated else 'noiommu-'}{self.number}"

@@ -151,3 +151,13 @@ def test_the_usage_of_run_is_written_by_hand_and_whole() -> None:
     [command] = [command for command in commands() if command.name == "run"]
     usage, _ = run("run", "--help").stdout.split("\n", 1)
     assert set(command.flags) - {"-h", "--help"} == set(re.findall(r"--[\w-]+", usage))
+
+
+def test_the_broker_of_serve_loads_no_engine() -> None:
+    """Only the process that makes workers needs it, and imports it beside."""
+    script = (
+        "import sys, iommud.commands.serve, iommud.commands.shares, cuse_glue.broker.broker; "
+        "print({'iommud.engine.device.context', 'iommud.vfio.group', 'iommud.ops.table'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
