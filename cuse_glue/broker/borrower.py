@@ -11,18 +11,17 @@ trip took 129 us instead of 64.
 import errno
 import os
 import select
-from struct import Struct
 from typing import Final, Protocol
 
 import trio
 
+from ..fuse import wire
 from ..fuse.session import DRAIN_LIMIT
 from .lending import Lending
 
 # Of how many threads requests come without a pause, until the reading is given back. One thread
 # alone may never let the queue become empty: it runs as soon as it is answered.
 MOST_THREADS: Final = 8
-_tid: Final = Struct("<32xI").unpack_from  # in wire.IN_HEADER
 
 
 class Session(Protocol):
@@ -106,7 +105,7 @@ class Borrower:
                     if not session.owns(view) or not slot.is_lent(loan):
                         return
                     session.handle_own(view[:size])
-                    threads.add(_tid(view)[0])
+                    threads.add(wire.pid_of(view))
                     slot.finish()
                     in_a_row += 1
                     if in_a_row == DRAIN_LIMIT:

@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from itertools import repeat
 from typing import Final
 
 from ..fuse import wire
@@ -89,9 +88,9 @@ class Broker:
             self._notes, notes = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
             connections = [door.fd for door in doors]
             turns = Turns() if any(door.moves for door in doors) else None
-            lendings = [Lending() for _ in doors] if turns is None else []
+            lendings = [Lending() if turns is None else None for _ in doors]
             links = Links(connections, notes, lendings)
-            kept = [notes.fileno(), *(lending.end for lending in lendings), *kept]
+            kept = [notes.fileno(), *(lending.end for lending in lendings if lending is not None), *kept]
             with notes:
                 self._link = spawner.start(SPARES, lambda: prepare(links), alive, connections, kept)
             os.close(alive)
@@ -106,7 +105,7 @@ class Broker:
             end.setblocking(False)
         self._readers = [
             Reader(index, door, self._routes, self._take_notes, self._wake, closing, turns, lending)
-            for index, (door, lending) in enumerate(zip(doors, lendings or repeat(None), strict=False))
+            for index, (door, lending) in enumerate(zip(doors, lendings, strict=True))
         ]
         if turns is not None:
             turns.doors = tuple(self._readers)
@@ -235,7 +234,7 @@ class Broker:
             return  # it has ended, and its clients have heard of it
         reader = self._readers[door_of(request)]
         taker = self._routes.move(number, handle, tid, request, reader.can_be_mapped)
-        reader.moved(wire.IN_HEADER.unpack_from(request)[2], taker)
+        reader.moved(wire.unique_of(request), taker)
 
     def _retire(self, worker: Worker) -> None:
         """Send nothing to it any more. Under the routes' lock."""

@@ -46,8 +46,8 @@ UNASK: Final = 6
 # the open file with handle A goes to the worker that the POLL by thread B has found; behind the
 # note follows a request for that file, which goes with it
 MOVE: Final = 7
-HAS: Final = 9  # a worker that reads itself has the request A of door B, and will answer later
 WANT: Final = 8  # not from a worker: tell worker A that B, which its client has, is wanted back
+HAS: Final = 9  # a worker that reads itself has the request A of door B, and will answer later
 LONGEST_NOTE: Final = NOTE.size + wire.REQUEST_HEADER_SIZE + wire.IOCTL_IN.size
 
 
@@ -67,7 +67,7 @@ def assignment(what: Assignment) -> bytes:
 
 def read_assignment(message: memoryview) -> Assignment:
     """ValueError: the message is no assignment."""
-    if wire.IN_HEADER.unpack_from(message)[1] != ASSIGN:
+    if wire.opcode_of(message) != ASSIGN:
         raise ValueError("no assignment")
     door, uid, mappable, rest = _ASSIGNMENT.unpack_from(message, wire.REQUEST_HEADER_SIZE)
     return Assignment(door, uid, bool(mappable), bool(rest))

@@ -242,7 +242,7 @@ class Reader:
 
     def is_close(self, request: memoryview) -> bool:
         """Whether it is a RELEASE."""
-        return int.from_bytes(request[4:8], "little") == wire.RELEASE
+        return wire.opcode_of(request) == wire.RELEASE
 
     def handle(self, request: memoryview) -> None:
         """Send a request to whom it is for, or answer it. Never waits."""

@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Final, NamedTuple
 
+from ..fuse import wire
 from ..fuse.node import MAX_WRITE
 from .routes import MOST_KEPT, Worker
 
@@ -52,7 +53,6 @@ _SIZE: Final = (_HEAD + MAX_WRITE + 4096 + mmap.PAGESIZE - 1) // mmap.PAGESIZE *
 _HOLDER, _SINCE, _COUNT = range(3)
 _LENGTH: Final = Struct("<I")
 _NUMBER: Final = Struct("=Q")
-_unique: Final = Struct("<8xQ").unpack_from  # in wire.IN_HEADER
 
 
 class Slot:
@@ -263,7 +263,7 @@ class Lender:
             del self._out[number]
             if request is not None:
                 kept.append(bytearray(request))
-            for each in sorted(kept, key=_unique):
+            for each in sorted(kept, key=wire.unique_of):
                 yield memoryview(each)
 
     def wait(self) -> None:
@@ -272,7 +272,7 @@ class Lender:
 
     def slow(self) -> list[Worker]:
         """Workers that may have read a request of which nobody else knows."""
-        return [loan.worker for loan in list(self._out.values())]
+        return [loan.worker for loan in self._out.values()]
 
     def died(self, worker: Worker) -> None:
         """A worker has ended. In another thread."""

@@ -64,7 +64,7 @@ class Links(NamedTuple):
 
     connections: Sequence[int]  # one for each door
     notes: socket.socket
-    lendings: Sequence[Lending]  # one for each door; none if nothing is ever lent
+    lendings: Sequence[Lending | None]  # one for each door; None: nothing of it is ever lent
 
 
 class Broker:
@@ -206,7 +206,8 @@ class WorkerSession(DoorSession):
         self._handles = count((broker.number << 32) + 1)
         super().__init__(links.connections[door], door, service, broker, self._handles)
         self._connections = links.connections
-        self._borrower = Borrower(self._fd, self, links.lendings[door]) if links.lendings else None
+        lending = links.lendings[door]
+        self._borrower = Borrower(self._fd, self, lending) if lending is not None else None
         self._requests = requests
         self._others: dict[int, Other] = {}  # by door
         self._messages = 0
@@ -239,7 +240,7 @@ class WorkerSession(DoorSession):
 
     def _elsewhere(self, door: int, message: memoryview) -> None:
         """A message about open files that move, or a request of a door that is not our own."""
-        _, opcode, *_ = wire.IN_HEADER.unpack_from(message)
+        opcode = wire.opcode_of(message)
         session = self if door == self.door else self._others.get(door)
         if opcode in (LEND, TAKE_BACK):
             assert self._borrower is not None
@@ -279,7 +280,7 @@ class WorkerSession(DoorSession):
     # --- requests that the broker does not know (borrower.Session) ---
 
     def owns(self, request: memoryview) -> bool:
-        _, opcode, *_ = wire.IN_HEADER.unpack_from(request)
+        opcode = wire.opcode_of(request)
         (first,) = _first(request, wire.REQUEST_HEADER_SIZE)
         if opcode == wire.INTERRUPT:
             return first in self._running
@@ -290,7 +291,7 @@ class WorkerSession(DoorSession):
     def handle_own(self, request: memoryview) -> None:
         self.handle(request)
         if self._running:
-            unique = wire.IN_HEADER.unpack_from(request)[2]
+            unique = wire.unique_of(request)
             if unique in self._running:
                 self._broker.has(unique, self.door)
 

@@ -166,7 +166,7 @@ class Session:
 
     def is_close(self, request: memoryview) -> bool:
         """As closes.Door."""
-        return _opcode(request) == wire.RELEASE
+        return wire.opcode_of(request) == wire.RELEASE
 
     async def _read_requests(self) -> None:
         fd, buffer = self._fd, self._buffer
@@ -201,7 +201,7 @@ class Session:
                 return  # CUSE: the device is gone
             if self._answered_init:
                 self._begin()
-            if self._peers and _opcode(buffer) != wire.RELEASE and others(0):
+            if self._peers and wire.opcode_of(buffer) != wire.RELEASE and others(0):
                 handle_in_order(self, view[:size], self._peers)
             else:
                 self.handle(view[:size])
@@ -371,10 +371,6 @@ def _order_reply(unique: int, value: int) -> bytes:
     gone.
     """
     return wire.ioctl_reply(unique, value)
-
-
-def _opcode(message: bytearray | memoryview) -> int:
-    return int.from_bytes(message[4:8], "little")
 
 
 _GONE: Final = (errno.ENOENT, errno.ENODEV, errno.EPERM)  # the client, or the mount

@@ -116,7 +116,25 @@ NOTIFY_STORE_OUT: Final = Struct("<QQII")  # nodeid offset size padding
 INIT_FLAGS2: Final = Struct("<I")  # behind INIT_IN
 
 REQUEST_HEADER_SIZE: Final = IN_HEADER.size
+_opcode: Final = Struct("<4xI").unpack_from  # in IN_HEADER
+_unique: Final = Struct("<8xQ").unpack_from  # in IN_HEADER
+_pid: Final = Struct("<32xI").unpack_from  # in IN_HEADER
 REPLY_HEADER_SIZE: Final = OUT_HEADER.size
+
+
+def opcode_of(request: bytes | bytearray | memoryview) -> int:
+    """One field of a request's header alone."""
+    return int(_opcode(request)[0])
+
+
+def unique_of(request: bytes | bytearray | memoryview) -> int:
+    """The number of the request; later ones have higher numbers."""
+    return int(_unique(request)[0])
+
+
+def pid_of(request: bytes | bytearray | memoryview) -> int:
+    """The thread that the request came from."""
+    return int(_pid(request)[0])
 
 
 def reply(unique: int, error: int, body: bytes = b"") -> bytes:
