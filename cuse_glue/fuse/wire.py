@@ -123,7 +123,7 @@ REPLY_HEADER_SIZE: Final = OUT_HEADER.size
 
 
 def opcode_of(request: bytes | bytearray | memoryview) -> int:
-    """One field of a request's header alone."""
+    """What the request is for."""
     return int(_opcode(request)[0])
 
 

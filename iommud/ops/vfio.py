@@ -217,7 +217,8 @@ async def _iommu_get_info(request: Request) -> None:
         previous = total
         total += _aligned(size)
     info.flags = const("VFIO_IOMMU_INFO_PGSIZES") | const("VFIO_IOMMU_INFO_CAPS")
-    info.iova_pgsizes = _page_sizes(ioas)
+    # Ref: v7.3 vfio_compat.c iommufd_get_pagesizes
+    info.iova_pgsizes = max(page_sizes(ioas), ioas.iopt.iova_alignment)
     info.cap_offset = _INFO_SIZE if room >= total else 0
     info.argsz = total
     request.write(base, codec.encode(info, min(room, _INFO_SIZE)), "the struct")
@@ -228,14 +229,16 @@ def _aligned(size: int) -> int:
     return size + 7 & ~7
 
 
-def _page_sizes(ioas: Ioas) -> int:
-    # Ref: v7.3 vfio_compat.c iommufd_get_pagesizes
+def page_sizes(ioas: Ioas) -> int:
+    """Those of all its page tables, as VFIO tells them: a bitmap of sizes (bytes). What is smaller
+    than a page of the system is told as that.
+    """
     sizes = U64_MAX
     for domain in ioas.iopt.domains:
         sizes &= domain.page_sizes
     if sizes & (PAGE_SIZE - 1):
         sizes = sizes & ~(PAGE_SIZE - 1) | PAGE_SIZE
-    return max(sizes, ioas.iopt.iova_alignment)
+    return sizes
 
 
 def _fill_dma_avail(request: Request, _ioas: Ioas, place: int, room: int) -> int:

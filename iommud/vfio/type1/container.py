@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from ...engine.device.context import Context
 from ...engine.memory.host import Host
 from ...errors import IoctlError
-from ...ops.noiommu import CAP_SYS_RAWIO
+from ...ops.noiommu import CAP_SYS_RAWIO, check_may_open
 from ...ops.request import Client
 from ...ops.vfio import DMA_CC, NOIOMMU, TYPE1, TYPE1V2, UNMAP_ALL
 from ...pci.type1 import Parameters
@@ -68,8 +68,8 @@ class Container:
 
         Ref: v7.3 container.c vfio_container_attach_group
         """
-        if not group.isolated and not caller.capable(CAP_SYS_RAWIO):
-            raise IoctlError(EPERM, f"{group} has no IOMMU, which takes CAP_SYS_RAWIO")
+        if not group.isolated:
+            check_may_open(caller, group)
         if self._groups and group.isolated != self._isolated:
             raise IoctlError(EPERM, f"{group} does not mix with the groups of the container: one has no IOMMU")
         self._claim(group)
@@ -114,8 +114,8 @@ class Container:
         """
         if not self.is_set:
             raise IoctlError(EINVAL, "the container has no driver yet (VFIO_SET_IOMMU)")
-        if not group.isolated and not caller.capable(CAP_SYS_RAWIO):
-            raise IoctlError(EPERM, f"a device of {group} has no IOMMU, which takes CAP_SYS_RAWIO")
+        if not group.isolated:
+            check_may_open(caller, f"the device of {group}")
 
     def _claim(self, group: Group) -> None:
         """EPERM: another context has the DMA of its devices."""

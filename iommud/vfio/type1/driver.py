@@ -23,10 +23,10 @@ from ...engine.device.model import Region
 from ...engine.mapping.ioas import Ioas
 from ...engine.mapping.objects import Object
 from ...engine.memory.dma_buf import DmaBufPages
-from ...engine.memory.origin import PAGE_SIZE, AccountMode, Origin
+from ...engine.memory.origin import AccountMode, Origin
 from ...engine.memory.pages import Pages, Slice, move_all
-from ...engine.memory.span import U64_MAX
 from ...errors import IoctlError
+from ...ops.vfio import page_sizes
 from ..device import VfioDevice
 from .dma import Dma, Dmas
 from .usable import Range, Usable
@@ -159,12 +159,7 @@ class Type1(Object):
     @property
     def page_sizes(self) -> int:
         """A bitmap of sizes (bytes). Ref: v7.3 vfio_iommu_type1.c vfio_update_pgsize_bitmap"""
-        sizes = U64_MAX
-        for domain in self._ioas.iopt.domains:
-            sizes &= domain.page_sizes
-        if sizes & (PAGE_SIZE - 1):
-            sizes = sizes & ~(PAGE_SIZE - 1) | PAGE_SIZE
-        return sizes
+        return page_sizes(self._ioas)
 
     @property
     def smallest_page(self) -> int:
@@ -218,12 +213,15 @@ class Type1(Object):
 
         Ref: v7.3 vfio_iommu_type1.c vfio_dma_do_unmap
         """
+        if self.v2 and not everything:
+            return self.uncut(start, last)
         found = self.dmas.touching(start, last)
-        if not found or everything:
-            return found
-        if not self.v2:
-            return found if found[0].iova >= start else []
-        for dma in found[0], found[-1]:
+        return found if everything or not found or found[0].iova >= start else []
+
+    def uncut(self, start: int, last: int) -> list[Dma]:
+        """The mappings in start..last. EINVAL: one reaches out of it."""
+        found = self.dmas.touching(start, last)
+        for dma in found[:1] + found[-1:]:
             if dma.iova < start or dma.last > last:
                 raise IoctlError(EINVAL, f"{dma} reaches out of {start:#x}..{last:#x}")
         return found

@@ -8,12 +8,12 @@ Ref: v7.3 container.c vfio_fops_unl_ioctl, vfio_iommu_type1.c vfio_iommu_type1_i
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from errno import EACCES, EINVAL, ENOTTY, EOVERFLOW
+from errno import EACCES, EINVAL, ENOTTY
 from struct import Struct
 from typing import Final
 
 from ...engine.mapping.io_pagetable import PROT_READ, PROT_WRITE
-from ...engine.memory.span import U64_MAX
+from ...engine.memory.span import U64_MAX, last_of
 from ...errors import IoctlError
 from ...ops.ioas import CAP_IPC_LOCK
 from ...ops.locking import give_way, locked
@@ -92,8 +92,8 @@ async def _map_dma(driver: Type1, request: Request, outside: Outside) -> None:
     _check_flags(flags, _READ | _WRITE | _MAP_VADDR)
     if not size:
         raise IoctlError(EINVAL, "size is 0")
-    if iova + size - 1 > U64_MAX or cmd.vaddr + size - 1 > U64_MAX:
-        raise IoctlError(EOVERFLOW, f"IOVA {iova:#x} or address {cmd.vaddr:#x} + size {size:#x} is beyond 2^64 - 1")
+    last = last_of(iova, size)
+    last_of(cmd.vaddr, size, "address")
     if bool(flags & _MAP_VADDR) == bool(flags & (_READ | _WRITE)):
         raise IoctlError(EINVAL, f"flags {flags:#x}: wanted is READ or WRITE, or else VADDR alone")
     if (iova | size | cmd.vaddr) & (driver.smallest_page - 1):
@@ -101,7 +101,6 @@ async def _map_dma(driver: Type1, request: Request, outside: Outside) -> None:
             EINVAL,
             f"IOVA {iova:#x}, size {size:#x} or address {cmd.vaddr:#x} is off the page {driver.smallest_page:#x}",
         )
-    last = iova + size - 1
     if flags & _MAP_VADDR:
         mode = request.context.account_mode_for(request.caller.capable(CAP_IPC_LOCK))
         driver.revive(iova, last, request.address_space(), mode)
@@ -152,10 +151,7 @@ def _last_to_unmap(driver: Type1, flags: int, iova: int, size: int) -> int:
         return U64_MAX
     if not size or (iova | size) & (page - 1):
         raise IoctlError(EINVAL, f"size {size:#x} is 0, or that or IOVA {iova:#x} is off the page {page:#x}")
-    last: int = iova + size - 1
-    if last > U64_MAX:
-        raise IoctlError(EOVERFLOW, f"IOVA {iova:#x} + size {size:#x} is beyond 2^64 - 1")
-    return last
+    return last_of(iova, size)
 
 
 async def _remove(driver: Type1, request: Request, found: list[Dma], target: bitmap.Target | None) -> int:
@@ -201,18 +197,12 @@ async def _get_bitmap(driver: Type1, request: Request) -> None:
     iova, size = _RANGE.unpack(request.read(request.address + place, _GET_SIZE, "the range")[: _RANGE.size])
     if not size:
         raise IoctlError(EINVAL, "size is 0")
-    last = iova + size - 1
-    if last > U64_MAX:
-        raise IoctlError(EOVERFLOW, f"IOVA {iova:#x} + size {size:#x} is beyond 2^64 - 1")
+    last = last_of(iova, size)
     target = await bitmap.read(request, place + _RANGE.size, size)
     if (iova | size) & (driver.smallest_page - 1):
         raise IoctlError(EINVAL, f"IOVA {iova:#x} or size {size:#x} is off the page {driver.smallest_page:#x}")
     bitmap.check_page(driver, target)
-    found = driver.dmas.touching(iova, last)
-    for dma in found[:1] + found[-1:]:
-        if dma.iova < iova or dma.last > last:
-            raise IoctlError(EINVAL, f"{dma} reaches out of {iova:#x}..{last:#x}")
-    for count, dma in enumerate(found, 1):
+    for count, dma in enumerate(driver.uncut(iova, last), 1):
         await bitmap.write(request, target, dma, iova)
         if count % AT_ONCE == 0:
             await give_way()

@@ -14,7 +14,7 @@ from errno import EINVAL
 from typing import Final
 
 from ...engine.device.model import Region
-from ...engine.memory.span import U64_MAX
+from ...engine.memory.span import U64_MAX, Span, Spans
 from ...errors import IoctlError
 
 Range = tuple[int, int]  # first and last IOVA
@@ -46,9 +46,10 @@ class Usable:
 
     def without(self, regions: Iterable[Region]) -> "Usable":
         """What is left beside `regions`. EINVAL: nothing."""
-        found = list(self.ranges)
+        taken = Spans()
         for region in regions:
-            found = [part for each in found for part in _beside(each, region)]
+            taken.add(Span(region.start, region.last))
+        found = [hole for low, high in self.ranges for hole in taken.holes(low, high)]
         if not found:
             raise IoctlError(EINVAL, "the groups of the container reserve all IOVAs")
         return Usable(found)
@@ -65,10 +66,3 @@ class Usable:
             return Usable(((low, high),)).without(regions)
         except IoctlError:
             return self
-
-
-def _beside(each: Range, region: Region) -> list[Range]:
-    low, high = each
-    if region.start > high or region.last < low:
-        return [each]
-    return [(low, region.start - 1)] * (region.start > low) + [(region.last + 1, high)] * (region.last < high)
