@@ -83,14 +83,10 @@ class WorkerShare:
     def claim(self, name: Hashable) -> bool:
         if not isinstance(name, Everywhere):
             return True
-        try:
-            return self._table.claim(key_of("claim", name), self._worker)
-        except Full:
-            raise IoctlError(ENOMEM, TOO_MANY) from None
+        return _claim(self._table, key_of("claim", name), self._worker)
 
     def release(self, name: Hashable) -> None:
-        if isinstance(name, Everywhere):
-            self._count(key_of("claim", name), -1)
+        self.count(name, -1)
 
     def count(self, name: Hashable, more: int) -> int:
         return self._count(key_of("claim", name), more) if isinstance(name, Everywhere) else 0
@@ -146,10 +142,7 @@ class SharedBus:
         effect if that was said already. False: a worker has a device of it.
         """
         key = key_of("claim", group)
-        try:
-            return bool(self._table.of(key, self._worker)) or self._table.claim(key, self._worker)
-        except Full:
-            raise IoctlError(ENOMEM, TOO_MANY) from None
+        return bool(self._table.of(key, self._worker)) or _claim(self._table, key, self._worker)
 
     def release(self, group: Hashable) -> None:
         """Undo `claim`."""
@@ -166,6 +159,14 @@ def _add(table: Table, key: int, worker: int, count: int) -> tuple[int, int]:
     """Table.add. IoctlError(ENOMEM): it is full."""
     try:
         return table.add(key, worker, count)
+    except Full:
+        raise IoctlError(ENOMEM, TOO_MANY) from None
+
+
+def _claim(table: Table, key: int, worker: int) -> bool:
+    """Table.claim. IoctlError(ENOMEM): it is full."""
+    try:
+        return table.claim(key, worker)
     except Full:
         raise IoctlError(ENOMEM, TOO_MANY) from None
 

@@ -132,28 +132,25 @@ class Clients:
             return self._behind(await trio.to_thread.run_sync(which, abandon_on_cancel=True))
 
     async def quiet(self, group: int | None) -> None:
-        if self._closings is None:
-            return
-        numbers = self._devices.numbers_of_group(group)
-        if not self._closings.pending(numbers, group):
+        if not self._is_closing(group):
             return
         await leave()
         for _ in range(MOMENTS):
             await trio.sleep(MOMENT)
-            if not self._closings.pending(numbers, group):
+            if not self._is_closing(group):
                 return
 
     def quiet_group(self, number: int) -> None:
         """As `quiet`, of a group's file. Nothing else of this process goes on: one client is
         waiting for its open(2), and all others that could be here are the same user's.
         """
-        if self._closings is None:
-            return
-        numbers = self._devices.numbers_of_group(number)
         for _ in range(MOMENTS):
-            if not self._closings.pending(numbers, number):
+            if not self._is_closing(number):
                 return
             time.sleep(MOMENT)
+
+    def _is_closing(self, group: int | None) -> bool:
+        return self._closings is not None and self._closings.pending(self._devices.numbers_of_group(group), group)
 
     def group_closed(self, number: int) -> None:
         """A file that was opened as this group's was closed."""

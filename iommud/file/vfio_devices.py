@@ -120,19 +120,16 @@ class Devices:
         self._follow()
         for plugged, device in self._by_function.items():
             if plugged.vfio is not None and plugged.number == number:
-                device.files += 1
-                if self._shared is None:
-                    return device
                 # Whoever takes a device away first says so, and then looks for open files. So count
                 # first, and then look at the number.
-                self._shared.opened(plugged.name, 1)
-                if self._shared.number(plugged.name) in (None, number):
+                self.opening(device)
+                if self._shared is None or self._shared.number(plugged.name) in (None, number):
                     return device
                 self.close(device)
         return None
 
     def opening(self, device: VfioDevice) -> None:
-        """Its group has one open file of it more."""
+        """It has one open file more, until `close`."""
         device.files += 1
         if self._shared is not None:
             self._shared.opened(device.plugged.name, 1)

@@ -74,7 +74,6 @@ class GroupFile(NoData):
         self._devices: Final = devices
         self._clients: Final = clients
         self.group: Final = group
-
         self.moving: Final = Moving(daemon, self, lambda: not group.has_container)
 
     async def ioctl(self, caller: Caller, cmd: int, arg: int) -> int:

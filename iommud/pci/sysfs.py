@@ -89,10 +89,11 @@ def number(written: str) -> int:
 
 
 def boolean(written: str) -> bool:
-    """y, 1, t, on; n, 0, f, off. EINVAL: neither. Ref: v7.3 lib/kstrtox.c kstrtobool"""
-    if written[:1] in tuple("yY1tT") or written[:2].lower() == "on":
+    """Yes or no, by how the word begins. EINVAL: neither. Ref: v7.3 lib/kstrtox.c kstrtobool"""
+    word = written.lower()
+    if word.startswith(("e", "y", "t", "1", "on")):
         return True
-    if written[:1] in tuple("nN0fF") or written[:2].lower() == "of":
+    if word.startswith(("d", "n", "f", "0", "of")):
         return False
     raise IoctlError(EINVAL, f"{written!r} is neither 1 nor 0")
 

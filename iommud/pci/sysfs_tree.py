@@ -20,8 +20,8 @@ from . import sysfs_device
 from .bus import Bus
 from .driver import VFIO_PCI, Driver
 from .plugged import Plugged
-from .sysfs import Directory, Entry, File, Link, constant, number, text
-from .type1 import Parameters, switch
+from .sysfs import Directory, Entry, File, Link, boolean, constant, number, text
+from .type1 import Parameters
 
 MODULES: Final = ("vfio", "vfio_pci", "vfio_pci_core", "vfio_iommu_type1", "iommufd")
 
@@ -288,7 +288,7 @@ def _show_switch(parameters: Parameters, name: str) -> str:
 
 
 def _store_switch(parameters: Parameters, name: str, said: str) -> None:
-    setattr(parameters, name, switch(said))
+    setattr(parameters, name, boolean(said))
 
 
 def _alike(old: File, new: File) -> bool:

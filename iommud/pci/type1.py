@@ -5,7 +5,7 @@ Ref: v7.3 vfio_iommu_type1.c, module parameters
 """
 
 from dataclasses import dataclass
-from errno import EINVAL, ERANGE
+from errno import ERANGE
 from typing import Final
 
 from ..errors import IoctlError
@@ -35,13 +35,3 @@ class Parameters:
         if limit > _U32_MAX:
             raise IoctlError(ERANGE, f"dma_entry_limit {limit} is beyond 2^32 - 1")
         self.dma_entry_limit = limit
-
-
-def switch(said: str) -> bool:
-    """Yes or no, as Linux takes it. EINVAL: it is neither. Ref: v7.3 lib/kstrtox.c kstrtobool"""
-    word = said.lower()
-    if word.startswith(("e", "y", "t", "1", "on")):
-        return True
-    if word.startswith(("d", "n", "f", "0", "of")):
-        return False
-    raise IoctlError(EINVAL, f"{said!r} is neither yes nor no")

@@ -639,7 +639,8 @@ def test_what_is_no_number(said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "value"), [("1", True), ("yes", True), ("On", True), ("0", False), ("no", False), ("off", False)]
+    ("said", "value"),
+    [("1", True), ("yes", True), ("On", True), ("0", False), ("no", False), ("off", False), ("E", True), ("d", False)],
 )
 def test_booleans(said: str, value: bool) -> None:
     assert boolean(said) == value

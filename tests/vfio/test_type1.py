@@ -16,7 +16,8 @@ from iommud.errors import IoctlError
 from iommud.ops.vfio import TYPE1, TYPE1V2
 from iommud.pci.address import Address
 from iommud.pci.function import Slot
-from iommud.pci.type1 import Parameters, switch
+from iommud.pci.sysfs import boolean
+from iommud.pci.type1 import Parameters
 from iommud.uapi.header import const
 from iommud.vfio.device import VfioDevice
 from iommud.vfio.group import VfioGroup
@@ -274,8 +275,8 @@ def test_a_limit_is_a_number(said: str) -> None:
 
 
 def test_a_switch_is_said_as_linux_takes_it() -> None:
-    assert [switch(word) for word in ("Y\n", "1", "on", "True", "N", "0", "off", "f")] == [True] * 4 + [False] * 4
-    assert [errno_of(lambda: switch(word)) for word in ("", "x", "o", "2")] == [EINVAL] * 4  # noqa: B023
+    assert [boolean(word) for word in ("Y\n", "1", "on", "True", "N", "0", "off", "f")] == [True] * 4 + [False] * 4
+    assert [errno_of(lambda: boolean(word)) for word in ("", "x", "o", "2")] == [EINVAL] * 4  # noqa: B023
 
 
 async def test_a_group_that_closes_ends_a_request(machine: Machine, container: Container) -> None:

@@ -55,7 +55,7 @@ class Direct:
         if extents is None:
             extents = self._fill(iova >> BLOCK_SHIFT)
         at = 0 if len(extents) == 1 else bisect_right(extents, (iova, U64_MAX + 1)) - 1
-        if not extents or at < 0:
+        if at < 0:
             return None
         found = extents[at]
         if found.start <= iova and iova + length - 1 <= found.last and found.prot & prot:
