@@ -4,7 +4,6 @@ names an open /dev/iommu that is that worker's.
 
 import errno
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from cuse_glue.request.caller import Caller
 from cuse_glue.request.open_file import OpenFile
@@ -12,29 +11,7 @@ from cuse_glue.request.recognise import Elsewhere
 from cuse_glue.request.reply import passer
 
 from ..errors import IoctlError
-
-
-class Daemon(Protocol):
-    """What is behind all device files: IommuDevice."""
-
-    def given(self, caller: Caller) -> OpenFile | None:
-        """The file that we are making the caller open; None: we are not."""
-
-    async def conclude(self, caller: Caller, cmd: int, name_of: Callable[[int], str], work: Awaitable[int]) -> int:
-        """What the ioctl returns that `work` carries out."""
-
-    def refused(self, caller: Caller, what: str, refusal: IoctlError) -> OSError:
-        """What is raised for a refused call that is no ioctl."""
-
-    async def give(self, caller: Caller, file: OpenFile) -> int:
-        """End the caller's ioctl with a descriptor of this file, to read and write; returns its
-        number. On any failure the file is released. EMFILE: no number is free. Others:
-        Injector.give.
-        """
-
-    def opened(self) -> None: ...
-
-    def closed(self) -> None: ...
+from .opening import Daemon
 
 
 class Moving:

@@ -6,36 +6,27 @@ from cuse_glue.request.caller import Caller
 from cuse_glue.request.open_file import OpenFile
 
 from ..engine.memory.host import Host
-from ..errors import IoctlError
 from ..pci.type1 import Parameters
 from ..uapi.names import name_of
 from ..vfio.outside import Outside
 from ..vfio.type1.container import Container
 from ..vfio.type1.ioctls import dispatch
-from .moving import Daemon
 from .no_data import NoData
+from .opening import Daemon, FileOpener
 
 
-class ContainerOpener:
+class ContainerOpener(FileOpener):
     """What a session serves as /dev/vfio/vfio."""
 
     def __init__(self, daemon: Daemon, host: Host, parameters: Parameters, outside: Outside) -> None:
-        self._daemon: Final = daemon
+        super().__init__(daemon)
         self._host: Final = host
         self._parameters: Final = parameters
         self._outside: Final = outside
 
-    def open(self, caller: Caller, flags: int) -> OpenFile:
+    def make(self, caller: Caller) -> OpenFile:
         """ENOMEM: the user has no more objects left of his share."""
-        given = self._daemon.given(caller)
-        if given is not None:
-            return given
-        try:
-            container = Container(self._host, self._parameters)
-        except IoctlError as refusal:
-            raise self._daemon.refused(caller, "open", refusal) from None
-        self._daemon.opened()
-        return ContainerFile(self._daemon, container, self._outside)
+        return ContainerFile(self._daemon, Container(self._host, self._parameters), self._outside)
 
 
 class ContainerFile(NoData):

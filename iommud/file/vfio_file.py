@@ -29,37 +29,34 @@ from ..uapi.names import device_name_of
 from ..vfio.device import DeviceFile, VfioDevice
 from ..vfio.dispatch import dispatch
 from ..vfio.outside import Outside
-from .moving import Daemon, Moving
+from .moving import Moving
 from .no_data import ALWAYS_READY, NoData
+from .opening import Daemon, FileOpener
 from .vfio_devices import Devices
 
 
-class VfioOpener:
+class VfioOpener(FileOpener):
     """What a session serves as /dev/vfio/devices/vfio0."""
 
     def __init__(self, daemon: Daemon, devices: Devices, number: int, outside: Outside) -> None:
-        self._daemon: Final = daemon
+        super().__init__(daemon)
         self._devices: Final = devices
         self._number: Final = number
         self._outside: Final = outside
 
-    def open(self, caller: Caller, flags: int) -> OpenFile:
+    def make(self, caller: Caller) -> OpenFile:
         """ENODEV: vfio-pci has no device of this number. EPERM: a device without an IOMMU takes
         CAP_SYS_RAWIO. Ref: v7.3 device_cdev.c vfio_device_fops_cdev_open
         """
-        given = self._daemon.given(caller)
-        if given is not None:
-            return given
         device = self._devices.open(self._number)
         if device is None:
-            missing = IoctlError(errno.ENODEV, f"vfio-pci has no device that is number {self._number}")
-            raise self._daemon.refused(caller, "open", missing)
+            raise IoctlError(errno.ENODEV, f"vfio-pci has no device that is number {self._number}")
         try:
             if not device.iommu.walks:
                 check_may_open(caller, device)
-        except IoctlError as refusal:
+        except IoctlError:
             self._devices.close(device)
-            raise self._daemon.refused(caller, "open", refusal) from None
+            raise
         return self._file(device)
 
     def take(self, closed: Callable[[], None]) -> OpenFile:
@@ -67,10 +64,9 @@ class VfioOpener:
         released.
         """
         device = self._devices.open(self._number)
-        return Gone(closed) if device is None else self._file(device, closed)
+        return Gone(closed) if device is None else self._opened(self._file(device, closed))
 
     def _file(self, device: VfioDevice, closed: Callable[[], None] = lambda: None) -> "VfioFile":
-        self._daemon.opened()
         return VfioFile(self._daemon, self._devices, DeviceFile(device), self._outside, closed)
 
 

@@ -18,39 +18,34 @@ from ..uapi.names import name_of
 from ..vfio.device import DeviceFile, VfioDevice
 from ..vfio.group import VfioGroup
 from ..vfio.group_ioctls import dispatch
-from .moving import Daemon, Moving
+from .moving import Moving
 from .no_data import NoData
+from .opening import Daemon, FileOpener
 from .vfio_clients import Clients
 from .vfio_devices import Devices
 from .vfio_file import Gone, VfioFile
 
 
-class GroupOpener:
+class GroupOpener(FileOpener):
     """What a session serves as /dev/vfio/7."""
 
     def __init__(self, daemon: Daemon, devices: Devices, number: int, clients: Clients) -> None:
-        self._daemon: Final = daemon
+        super().__init__(daemon)
         self._devices: Final = devices
         self._number: Final = number
         self._clients: Final = clients
 
-    def open(self, caller: Caller, flags: int) -> OpenFile:
+    def make(self, caller: Caller) -> OpenFile:
         """ENODEV: vfio-pci has no device of this group. EPERM: a device without an IOMMU takes
         CAP_SYS_RAWIO. EBUSY: VfioGroup.open. Ref: v7.3 group.c vfio_group_fops_open
         """
-        given = self._daemon.given(caller)
-        if given is not None:
-            return given
-        try:
-            group = self._devices.group(self._number)
-            if group is None:
-                raise IoctlError(errno.ENODEV, f"vfio-pci has no device of group {self._number}")
-            if not group.isolated:
-                check_may_open(caller, f"the device of {group}")
-            self._clients.quiet_group(self._number)
-            group.open()
-        except IoctlError as refusal:
-            raise self._daemon.refused(caller, "open", refusal) from None
+        group = self._devices.group(self._number)
+        if group is None:
+            raise IoctlError(errno.ENODEV, f"vfio-pci has no device of group {self._number}")
+        if not group.isolated:
+            check_may_open(caller, f"the device of {group}")
+        self._clients.quiet_group(self._number)
+        group.open()
         return self._file(group)
 
     def take(self, closed: Callable[[], None]) -> OpenFile:
@@ -59,10 +54,9 @@ class GroupOpener:
         if group is None:
             return Gone(closed)
         group.take()
-        return self._file(group)
+        return self._opened(self._file(group))
 
     def _file(self, group: VfioGroup) -> "GroupFile":
-        self._daemon.opened()
         return GroupFile(self._daemon, self._devices, group, self._clients)
 
 
