@@ -13,7 +13,7 @@ from typing import IO
 
 from cuse_glue.system import libc
 from tests.family import Process, family, look
-from tests.support import IOMMUD, PATIENCE, mounts_at, wait_for_input
+from tests.support import IOMMUD, PATIENCE, mounts_at, mounts_below, wait_for_input
 
 SERVING = "iommud: serving "
 
@@ -77,4 +77,11 @@ def take_away(path: str | Path) -> None:
     """Remove what a killed daemon has left at `path`."""
     while mounts_at(str(path)):
         libc.umount(str(path), libc.MNT_DETACH)
-    Path(path).unlink(missing_ok=True)
+    if not Path(path).is_dir():
+        Path(path).unlink(missing_ok=True)
+
+
+def take_away_below(directory: Path) -> None:
+    """The same, of all that killed daemons have left mounted in a directory."""
+    for point in mounts_below(directory):
+        take_away(point)

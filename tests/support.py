@@ -87,6 +87,13 @@ def mounts_at(path: str) -> list[str]:
     return [line for line in lines if line.split(" ")[4] == path]
 
 
+def mounts_below(directory: Path) -> list[Path]:
+    """The mount points in this directory, in this process's namespace."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [Path(line.split(" ")[4]) for line in lines]
+    return [point for point in points if point != directory and point.is_relative_to(directory)]
+
+
 def mounts_of_the_machine() -> list[str]:
     """The lines of mountinfo in this process's namespace, but for what is mounted below the
     directory for temporary files: other tests come and go there at the same time.

@@ -4,102 +4,25 @@ device itself answers is compared with Linux in clients/test_device_clients.py.
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
-from iommud.commands import machine as host
-from tests import daemon
-from tests.broker.served import Client, Served
-from tests.support import AS_NOBODY, PATIENCE, wait_for_call, wait_for_end
+from tests.broker.machine import Machine
+from tests.broker.served import Client
+from tests.support import AS_NOBODY, wait_for_call, wait_for_end
 
 pytestmark = pytest.mark.usefixtures("root")
 
 IOCTL = 16  # of x86-64
 ID = "010000ed"  # edu's first register
 VENDOR = "1234"
-NOBODY = 65534
-Begin = Callable[..., Client]
-
-
-class Machine:
-    """A daemon with three devices, and its clients. The second device's file belongs to the user
-    nobody.
-    """
-
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
-        self.directory = directory
-        self._stack = stack
-        self.devices = [str(directory / "vfio" / "devices" / f"vfio{number}") for number in (0, 1)]
-        self.served = self.serve()
-
-    def serve(self) -> Served:
-        served = Served(
-            str(self.directory / "iommu"),
-            "--mode",
-            "0666",
-            "--device",
-            "edu",
-            "--device",
-            "edu,group=7",
-            "--device",
-            "null,group=7",
-        )
-        self._stack.callback(self._close, served)
-        os.chown(self.devices[1], NOBODY, -1)
-        return served
-
-    def begin(self, *prefix: str) -> Client:
-        client = Client(str(self.directory / "iommu"), *prefix)
-        self._stack.callback(client.close)
-        return client
-
-    def driver(self, device: int = 0, *prefix: str) -> Client:
-        """A client that has opened /dev/iommu (0) and a device (1)."""
-        client = self.begin(*prefix)
-        assert client.ask("open") == "0"
-        assert client.ask(f"open {self.device(device)}") == "1"
-        return client
-
-    def device(self, number: int) -> str:
-        return str(self.directory / "vfio" / "devices" / f"vfio{number}")
-
-    @property
-    def container(self) -> str:
-        return str(self.directory / "vfio" / "vfio")
-
-    def group(self, number: int) -> str:
-        """0: the first device's. 1: that of the two others."""
-        return str(self.directory / "vfio" / str(host.first_group() + number))
-
-    def _close(self, served: Served) -> None:
-        served.close()
-        for path in *map(self.device, range(3)), self.container, *map(self.group, range(2)):
-            daemon.take_away(path)
-
-
-@pytest.fixture
-def machine(open_directory: Path) -> Iterator[Machine]:
-    with ExitStack() as stack:
-        yield Machine(open_directory, stack)
-
-
-def until_workers(machine: Machine, count: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while len(machine.served.busy_workers()) != count:
-        assert time.monotonic() < deadline
-        os.sched_yield()
 
 
 def stoppable(machine: Machine) -> tuple[Client, int]:
     """A client that has opened /dev/iommu (0), and the worker that serves it. No other client may
     have a worker yet.
     """
-    client = machine.begin()
-    assert client.ask("open") == "0"
+    client = machine.opened()
     (worker,) = machine.served.busy_workers()
     return client, worker
 
@@ -114,15 +37,15 @@ def test_two_users_each_have_a_device(machine: Machine) -> None:
         assert client.ask("vendor 1") == VENDOR
         assert client.ask("map 1") == "0"
         assert client.ask("load 0 0") == ID
-    until_workers(machine, 2)  # a device needs no worker of its own, once it is bound
+    machine.until_workers(2)  # a device needs no worker of its own, once it is bound
     assert first.ask("close 0") == "0"
     assert first.ask("vendor 1") == VENDOR, "the context lives as long as its device"
     assert first.ask("close 1") == "0"
     assert first.ask("load 0 0") == ID, "and the device as long as it is mapped"
     assert first.ask("unmap 0") == "0"
-    until_workers(machine, 1)
+    machine.until_workers(1)
     second.close()
-    until_workers(machine, 0)
+    machine.until_workers(0)
     assert machine.served.stop() == (0, "")
 
 
@@ -187,7 +110,7 @@ def test_a_client_that_is_killed_gives_its_device_back(machine: Machine) -> None
         client = machine.driver()
         assert client.ask("bind 1 0") == "0"
         client.close()
-    until_workers(machine, 0)
+    machine.until_workers(0)
 
 
 def test_a_worker_that_is_killed_gives_its_device_back(machine: Machine) -> None:
@@ -230,7 +153,7 @@ def test_a_worker_that_is_killed_before_it_has_heard_of_a_bind(machine: Machine)
     os.kill(worker, signal.SIGSTOP)
     client.tell("bind 1 0")
     wait_for_call(client.process.pid, IOCTL)
-    until_workers(machine, 1)  # the worker of the device's file has passed the bind on
+    machine.until_workers(1)  # the worker of the device's file has passed the bind on
     os.kill(worker, signal.SIGKILL)
     assert client.hear() == "EIO"
     other = machine.driver()

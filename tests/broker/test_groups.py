@@ -4,26 +4,18 @@ file answers is compared with Linux in clients/test_group_clients.py.
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
+from tests.broker.machine import Machine
 from tests.broker.served import Client, until
-from tests.broker.test_devices import ID, IOCTL, VENDOR, Machine, until_workers
+from tests.broker.test_devices import ID, IOCTL, VENDOR
 from tests.support import wait_for_call, wait_for_end
 
 pytestmark = pytest.mark.usefixtures("root")
 
 NAMES = ("0000:e0:00.0", "0000:e0:01.0", "0000:e0:02.0")
 VIABLE, VIABLE_WITH_CONTAINER, NOT_VIABLE = "1", "3", "0"
-
-
-@pytest.fixture
-def machine(open_directory: Path) -> Iterator[Machine]:
-    with ExitStack() as stack:
-        yield Machine(open_directory, stack)
 
 
 def begin(machine: Machine) -> Client:
@@ -48,13 +40,13 @@ def test_two_clients_each_drive_a_group(machine: Machine) -> None:
         assert client.ask("vendor 2") == VENDOR
         assert client.ask("map 2") == "0"
         assert client.ask("load 0 0") == ID
-    until_workers(machine, 2)  # a group needs no worker of its own, once it has a container
+    machine.until_workers(2)  # a group needs no worker of its own, once it has a container
     assert second.ask(f"device 1 {NAMES[2]}") == "3", "the other device of the group"
     assert first.ask(f"device 1 {NAMES[1]}") == "ENODEV", "of the other group"
     first.close()
-    until_workers(machine, 1)
+    machine.until_workers(1)
     second.close()
-    until_workers(machine, 0)
+    machine.until_workers(0)
     assert machine.served.stop() == (0, "")
 
 
@@ -118,7 +110,7 @@ def test_a_client_that_is_killed_gives_its_group_back(machine: Machine) -> None:
         client = driver(machine)
         assert client.ask(f"device 1 {NAMES[0]}") == "2"
         client.close()
-    until_workers(machine, 0)
+    machine.until_workers(0)
 
 
 def test_a_worker_that_is_killed_gives_its_group_back(machine: Machine) -> None:

@@ -11,11 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cuse_glue.system import libc
-from iommud.commands import machine as host
-from tests import daemon
-from tests.broker.served import Client, Served
-from tests.support import AS_NOBODY, mounts_at, wait_for_call
+from tests.broker.machine import Machine
+from tests.support import AS_NOBODY, wait_for_call
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -26,46 +23,27 @@ READ = "import sys; print(open(sys.argv[1]).read(), end='')"
 SEND = "import sys; open(sys.argv[1], 'w').write(sys.argv[2])"
 
 
-class Machine:
-    """A daemon with two devices and its tree, and clients."""
-
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
-        self.directory, self.sys = directory, directory / "sys"
-        self._stack = stack
-        self.served = self.serve()
-        self.names = sorted(entry.name for entry in (self.sys / "bus/pci/devices").iterdir())
-
-    def serve(self) -> Served:
-        flags = ("--sysfs", str(self.sys), "--device", "edu", "--device", "null")
-        served = Served(str(self.directory / "iommu"), *flags)
-        self._stack.callback(self._close, served)
-        return served
-
-    def begin(self) -> Client:
-        client = Client(str(self.directory / "iommu"))
-        self._stack.callback(client.close)
-        return client
-
-    def device(self, number: int) -> str:
-        return str(self.directory / "vfio" / "devices" / f"vfio{number}")
-
-    def _close(self, served: Served) -> None:
-        served.close()
-        while mounts_at(str(self.sys)):
-            libc.umount(str(self.sys), libc.MNT_DETACH)
-        vfio, first = self.directory / "vfio", host.first_group()
-        for path in *map(self.device, range(2)), *(str(vfio / name) for name in ("vfio", str(first), str(first + 1))):
-            daemon.take_away(path)
+@pytest.fixture
+def machine(open_directory: Path) -> Iterator[Machine]:
+    """Two devices, and the tree."""
+    with ExitStack() as stack:
+        yield Machine(
+            open_directory, stack, "--sysfs", str(open_directory / "sys"), "--device", "edu", "--device", "null"
+        )
 
 
 @pytest.fixture
-def machine(open_directory: Path) -> Iterator[Machine]:
-    with ExitStack() as stack:
-        yield Machine(open_directory, stack)
+def names(machine: Machine) -> list[str]:
+    """The devices' addresses."""
+    return addresses(machine)
 
 
-def test_modes_and_owners_are_those_of_linux(machine: Machine) -> None:
-    home = machine.sys / "bus/pci/devices" / machine.names[0]
+def addresses(machine: Machine) -> list[str]:
+    return sorted(entry.name for entry in (machine.sys / "bus/pci/devices").iterdir())
+
+
+def test_modes_and_owners_are_those_of_linux(machine: Machine, names: list[str]) -> None:
+    home = machine.sys / "bus/pci/devices" / names[0]
     for path, mode in (("vendor", 0o444), ("config", 0o644), ("driver_override", 0o644), ("remove", 0o220)):
         status = os.stat(home / path)
         assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (mode, 0, 0), path
@@ -75,30 +53,30 @@ def test_modes_and_owners_are_those_of_linux(machine: Machine) -> None:
     found = subprocess.run([*AS_NOBODY, sys.executable, "-c", READ, str(home / "vendor")], capture_output=True)
     assert found.stdout == b"0x1234\n"
     refused = subprocess.run(
-        [*AS_NOBODY, sys.executable, "-c", SEND, str(machine.sys / UNBIND), machine.names[0]], capture_output=True
+        [*AS_NOBODY, sys.executable, "-c", SEND, str(machine.sys / UNBIND), names[0]], capture_output=True
     )
     assert b"PermissionError" in refused.stderr
 
 
-def test_what_is_unbound_and_bound_is_known_to_all(machine: Machine) -> None:
+def test_what_is_unbound_and_bound_is_known_to_all(machine: Machine, names: list[str]) -> None:
     client = machine.begin()
     assert client.ask("open") == "0"
     assert client.ask(f"open {machine.device(0)}") == "1"
     assert client.ask("close 1") == "0"
-    for name in machine.names:
+    for name in names:
         (machine.sys / UNBIND).write_text(name)
     assert client.ask(f"open {machine.device(0)}") == "ENODEV"
-    (machine.sys / BIND).write_text(machine.names[1])
+    (machine.sys / BIND).write_text(names[1])
     assert client.ask(f"open {machine.device(0)}") == "2", "the first number that is free"
     assert client.ask(f"open {machine.device(1)}") == "ENODEV"
     assert client.ask("bind 2 0") == "0"
-    assert (machine.sys / "bus/pci/devices" / machine.names[1] / "vfio-dev" / "vfio0").is_dir()
+    assert (machine.sys / "bus/pci/devices" / names[1] / "vfio-dev" / "vfio0").is_dir()
     with pytest.raises(OSError) as refused:
-        (machine.sys / BIND).write_text(machine.names[1])
+        (machine.sys / BIND).write_text(names[1])
     assert refused.value.errno == errno.EBUSY
 
 
-def test_an_unbind_waits_for_whoever_has_it_open(machine: Machine) -> None:
+def test_an_unbind_waits_for_whoever_has_it_open(machine: Machine, names: list[str]) -> None:
     client = machine.begin()
     assert client.ask("open") == "0"
     assert client.ask(f"open {machine.device(0)}") == "1"
@@ -107,7 +85,7 @@ def test_an_unbind_waits_for_whoever_has_it_open(machine: Machine) -> None:
     late = machine.begin()
     assert late.ask("open") == "0"
     assert late.ask(f"open {machine.device(0)}") == "1"
-    command = [sys.executable, "-c", SEND, str(machine.sys / UNBIND), machine.names[0]]
+    command = [sys.executable, "-c", SEND, str(machine.sys / UNBIND), names[0]]
     with subprocess.Popen(command) as unbind:
         wait_for_call(unbind.pid, WRITE)
         assert client.ask("wait-wanted") == "1", "it is told that somebody wants it"
@@ -119,29 +97,29 @@ def test_an_unbind_waits_for_whoever_has_it_open(machine: Machine) -> None:
         assert unbind.poll() is None
         assert late.ask("close 1") == "0"
         assert unbind.wait() == 0
-    assert not (machine.sys / "bus/pci/devices" / machine.names[0] / "vfio-dev").exists()
-    (machine.sys / BIND).write_text(machine.names[0])
+    assert not (machine.sys / "bus/pci/devices" / names[0] / "vfio-dev").exists()
+    (machine.sys / BIND).write_text(names[0])
     assert late.ask(f"open {machine.device(0)}") == "2"
     assert late.ask("bind 2 0") == "0"
 
 
-def test_an_unbind_that_is_killed_has_done_nothing(machine: Machine) -> None:
+def test_an_unbind_that_is_killed_has_done_nothing(machine: Machine, names: list[str]) -> None:
     client = machine.begin()
     assert client.ask(f"open {machine.device(0)}") == "0"
-    command = [sys.executable, "-c", SEND, str(machine.sys / UNBIND), machine.names[0]]
+    command = [sys.executable, "-c", SEND, str(machine.sys / UNBIND), names[0]]
     with subprocess.Popen(command) as unbind:
         wait_for_call(unbind.pid, WRITE)
         unbind.kill()
     while client.ask(f"open {machine.device(0)}") == "ENODEV":
         pass  # the write is called off a moment after its process has ended
-    assert (machine.sys / "bus/pci/devices" / machine.names[0] / "driver").exists()
+    assert (machine.sys / "bus/pci/devices" / names[0] / "driver").exists()
 
 
-def test_it_goes_with_the_daemon_and_is_taken_over(machine: Machine) -> None:
+def test_it_goes_with_the_daemon_and_is_taken_over(machine: Machine, names: list[str]) -> None:
     machine.served.process.kill()
     machine.served.process.wait()
     replaced = machine.serve()
-    assert sorted(entry.name for entry in (machine.sys / "bus/pci/devices").iterdir()) == machine.names
+    assert addresses(machine) == names
     assert replaced.stop() == (0, "")
     assert not machine.sys.exists()
 

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.daemon import SERVING, Daemon, take_away
+from tests.daemon import SERVING, Daemon, take_away, take_away_below
 from tests.family import descriptors, wait_gone
+from tests.support import mounts_below
 
 KILLED_IN = 1.0  # seconds
 STOPPED_IN = STARTED_IN = 2.0
@@ -24,17 +25,10 @@ ATTACKER = 4242  # a user that need not be there
 Usual = Callable[[signal.Signals], float]
 
 
-def files_beside(path: Path) -> list[Path]:
-    """Where the files of PCI devices and their groups are mounted, beside the device's own."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = [Path(line.split(" ")[4]) for line in lines]
-    return [point for point in points if point.is_relative_to(path.parent / "vfio")]
-
-
 def clear(path: Path) -> None:
-    """Remove what a daemon that has ended left at `path`, and beside it."""
-    for each in path, *files_beside(path):
-        take_away(each)
+    """Remove what a daemon that has ended left at `path`, and of devices and groups beside it."""
+    take_away(path)
+    take_away_below(path.parent / "vfio")
 
 
 class Server(Daemon):
@@ -70,7 +64,7 @@ class Server(Daemon):
             return None
         if not self._unread:
             self._reader.start()
-        for file in files_beside(self.path):
+        for file in mounts_below(self.path.parent / "vfio"):
             os.chown(file, ATTACKER, -1)
         return took
 
