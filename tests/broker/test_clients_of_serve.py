@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests import bare
 from tests.clients import unwatched
 from tests.clients.build import build
 from tests.clients.test_clients import judge
-from tests.support import IOMMUD, PATIENCE, wait_for_input
+from tests.support import IOMMUD, PATIENCE
 
 pytestmark = pytest.mark.usefixtures("root")
 
 LENDS_AT_ONCE = [sys.executable, str(Path(__file__).with_name("lends_at_once.py"))]
-BARE_DEV = [sys.executable, str(Path(__file__).parents[1] / "serve" / "bare_dev.py")]
 # Those about what crosses processes: descriptors, memory, mappings, limits and the end of files.
 # The others cannot tell how they are served.
 PROGRAMS = (
@@ -39,15 +39,8 @@ OF_THE_MOCK = ("access_rw", "accounting", "change_process", "dirty", "memory", "
 @pytest.fixture(scope="module", params=[[IOMMUD], LENDS_AT_ONCE], ids=["serve", "lends_at_once"])
 def inside(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """How to start a program that sees an `iommud serve --mock --vfio` as /dev/iommu."""
-    command = [*BARE_DEV, *request.param, "serve", "--mock", "--vfio", "--mode", "0666"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        wait_for_input(server.stderr.fileno(), "the daemon's first line")
-        assert server.stderr.readline().startswith("iommud: serving ")
-        yield ["nsenter", "--target", str(server.pid), "--mount", "--wd=/"]
-        server.terminate()
-        assert server.communicate(timeout=PATIENCE)[1] == ""
-        assert server.returncode == 0
+    with bare.served(*request.param, "serve", "--mock", "--vfio", "--mode", "0666") as inside:
+        yield inside
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

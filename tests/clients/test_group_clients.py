@@ -10,14 +10,14 @@ vfio-pci.ids=1234:11e8. not_viable: in the first one, where the slot's other fun
 """
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support import AS_NOBODY, IOMMUD, PATIENCE, wait_for_input
+from tests import bare
+from tests.support import AS_NOBODY, IOMMUD, PATIENCE
 
 from .build import build
 from .test_device_clients import EXPECTED, compare
@@ -32,7 +32,6 @@ WITH_A_NATIVE_DRIVER = [
 ]
 NO_IOMMU = "--device=edu,iommu=none"
 WITHOUT_IOMMU = [IOMMUD, "run", NO_IOMMU]
-BARE_DEV = [sys.executable, str(Path(__file__).parents[1] / "serve" / "bare_dev.py")]
 ANSWERS = EXPECTED / "groups"
 # Nobody watches the program; and a device that is open in one context stays there.
 IN_SERVE = {
@@ -91,21 +90,10 @@ def test_a_random_walk_is_answered_as_by_linux(seed: int) -> None:
 @contextmanager
 def served(place: Path, *devices: str) -> Iterator[list[str]]:
     """How to start a program that sees an `iommud serve` with these devices, in /dev and /sys."""
-    sysfs = place / "sys"
-    command = [*BARE_DEV, IOMMUD, "serve", "--mode", "0666", "--sysfs", str(sysfs), *devices]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stderr is not None
-            wait_for_input(server.stderr.fileno(), "the daemon's first line")
-            assert server.stderr.readline().startswith("iommud: serving ")
-            inside = ["nsenter", "--target", str(server.pid), "--mount", "--wd=/"]
-            subprocess.run([*inside, "mount", "--rbind", sysfs, "/sys"], check=True, timeout=PATIENCE)
-            yield inside
-            server.terminate()
-            assert server.communicate(timeout=PATIENCE)[1] == ""
-            assert server.returncode == 0
-        finally:
-            server.kill()
+    sysfs = str(place / "sys")
+    with bare.served(IOMMUD, "serve", "--mode", "0666", "--sysfs", sysfs, *devices) as inside:
+        subprocess.run([*inside, "mount", "--rbind", sysfs, "/sys"], check=True, timeout=PATIENCE)
+        yield inside
 
 
 @pytest.mark.usefixtures("root")

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from cuse_glue.system import libc
+from tests.bare import BARE_DEV
 from tests.daemon import Daemon
 from tests.support import AS_NOBODY, IOMMUD, PATIENCE, mounts_at
 
 pytestmark = pytest.mark.usefixtures("root")
 
-BARE_DEV = [sys.executable, str(Path(__file__).with_name("bare_dev.py"))]
 Start = Callable[..., "Server"]
 
 

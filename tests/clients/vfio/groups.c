@@ -238,19 +238,6 @@ static void its_descriptor(void)
 
 static uint32_t *memory;
 
-/* Four bytes of memory that the device copies into itself and back. */
-static void does_dma(int device, const char *who)
-{
-	static uint32_t value = 0x1000;
-
-	memory[0] = ++value;
-	memory[1] = 0;
-	enable(device, true);
-	edu_dma(device, MIB, EDU_BUFFER, 4, 0);
-	edu_dma(device, EDU_BUFFER, MIB + 4, 4, EDU_TO_MEMORY);
-	SAY(memory[1] == value, "%s does DMA", who);
-}
-
 static void shared_memory(void)
 {
 	int group = open_to(group_of(first)), other = open_to(group_of(alone)), container = open_container();
@@ -264,29 +251,29 @@ static void shared_memory(void)
 	SAY(map_dma(container, memory, MIB, 2 * PAGE), "map before the device");
 	SAY(take_device(group, first, &one), "first");
 	SAY(take_device(group, second, &two), "second");
-	does_dma(one, "first");
-	does_dma(two, "second");
+	SAY(does_dma(one, memory), "first does DMA");
+	SAY(does_dma(two, memory), "second does DMA");
 	SAY(set_container(other, second_container), "another group in another container");
 	SAY(take_device(other, alone, &three), "alone");
-	does_dma(three, "alone");
+	SAY(does_dma(three, memory), "alone does DMA");
 	SAY(map_dma(second_container, memory, MIB, 2 * PAGE), "map in the other container");
-	does_dma(three, "alone");
+	SAY(does_dma(three, memory), "alone does DMA");
 	SAY(unmap_dma(container, MIB, 2 * PAGE), "unmap in the first");
-	does_dma(one, "first");
-	does_dma(three, "alone");
+	SAY(does_dma(one, memory), "first does DMA");
+	SAY(does_dma(three, memory), "alone does DMA");
 	close(three);
 	SAY(unset_container(other), "the other group");
 	SAY(set_container(other, container), "comes into the first container");
 	SAY(take_device(other, alone, &three), "alone");
 	SAY(map_dma(container, memory, MIB, 2 * PAGE), "map");
-	does_dma(one, "first");
-	does_dma(two, "second");
-	does_dma(three, "alone");
+	SAY(does_dma(one, memory), "first does DMA");
+	SAY(does_dma(two, memory), "second does DMA");
+	SAY(does_dma(three, memory), "alone does DMA");
 	close(group);
 	SAY(device_flags(one), "when the group is closed, first");
-	does_dma(one, "first");
+	SAY(does_dma(one, memory), "first does DMA");
 	close(container);
-	does_dma(one, "when the container is closed, first");
+	SAY(does_dma(one, memory), "when the container is closed, first does DMA");
 	group = open_to(group_of(first));
 	SAY(set_container(group, second_container), "the group, opened again, in another container");
 	close(group);

@@ -163,4 +163,18 @@ static inline long device_flags(int device)
 	return rc ? rc : info.flags;
 }
 
+/* Whether four bytes of `memory`, which devices see at MIB, get into the device and back, behind
+ * themselves. Each time they are others. */
+static inline bool does_dma(int device, uint32_t *memory)
+{
+	static uint32_t value = 0x1000;
+
+	memory[0] = ++value;
+	memory[1] = 0;
+	enable(device, true);
+	edu_dma(device, MIB, EDU_BUFFER, 4, 0);
+	edu_dma(device, EDU_BUFFER, MIB + 4, 4, EDU_TO_MEMORY);
+	return memory[1] == value;
+}
+
 #endif

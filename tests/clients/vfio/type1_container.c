@@ -157,19 +157,6 @@ static void who_is_let_in(void)
 	close(reader);
 }
 
-/* Four bytes of memory that the device copies into itself and back. */
-static void does_dma(int device, const char *who)
-{
-	static uint32_t value = 0x1000;
-
-	memory[0] = ++value;
-	memory[1] = 0;
-	enable(device, true);
-	edu_dma(device, MIB, EDU_BUFFER, 4, 0);
-	edu_dma(device, EDU_BUFFER, MIB + 4, 4, EDU_TO_MEMORY);
-	SAY(memory[1] == value, "%s does DMA", who);
-}
-
 static void who_keeps_whom(void)
 {
 	int group = open_to(group_of(first)), other = open_to(group_of(alone)), container = new_type1(group, V2);
@@ -178,19 +165,19 @@ static void who_keeps_whom(void)
 	heading("devices, groups and the container");
 	SAY(map_dma(container, memory, MIB, PAGE), "map");
 	SAY(take_device(group, first, &one), "the first device");
-	does_dma(one, "the first");
+	SAY(does_dma(one, memory), "the first does DMA");
 	SAY(unset_container(group), "unset, while it is open");
 	SAY(take_device(group, second, &two), "the second device");
-	does_dma(two, "the second");
+	SAY(does_dma(two, memory), "the second does DMA");
 	SAY(device_fd(other, alone), "the lone device, without a container");
 	SAY(set_container(other, container), "its group");
 	SAY(take_device(other, alone, &three), "the lone device");
-	does_dma(three, "the lone one");
+	SAY(does_dma(three, memory), "the lone one does DMA");
 	close(container);
-	does_dma(one, "when the container is closed, the first");
+	SAY(does_dma(one, memory), "when the container is closed, the first does DMA");
 	close(group);
 	SAY(told(open(group_of(first), O_RDWR)), "the group is closed; open it");
-	does_dma(one, "and the first");
+	SAY(does_dma(one, memory), "and the first does DMA");
 	SAY(take_device(other, alone, &again), "the lone device again");
 	SAY(unset_container(other), "unset, while it is open twice");
 	close(three);
@@ -200,7 +187,7 @@ static void who_keeps_whom(void)
 	SAY(take_device(other, alone, &three), "which needs a container");
 	close(one);
 	SAY(told(open(group_of(first), O_RDWR)), "the first is closed; open its group");
-	does_dma(two, "and the second");
+	SAY(does_dma(two, memory), "and the second does DMA");
 	close(two);
 	group = open_to(group_of(first));
 	SAY(group_status(group), "the second is closed; its group");
@@ -213,9 +200,9 @@ static void who_keeps_whom(void)
 	edu_dma(one, EDU_BUFFER, MIB + 4, 4, EDU_TO_MEMORY);
 	SAY(memory[1], "stays as it was");
 	SAY(map_dma(container, memory, MIB, PAGE), "map");
-	does_dma(one, "the first");
+	SAY(does_dma(one, memory), "the first does DMA");
 	SAY(call(one, VFIO_DEVICE_RESET, NULL), "reset");
-	does_dma(one, "after it, the first");
+	SAY(does_dma(one, memory), "after it, the first does DMA");
 	SAY(taken_out(container, MIB, PAGE), "unmap");
 	memory[1] = 0;
 	edu_dma(one, EDU_BUFFER, MIB + 4, 4, EDU_TO_MEMORY);
@@ -225,7 +212,7 @@ static void who_keeps_whom(void)
 	SAY(unset_container(group), "the first group leaves");
 	SAY(map_dma(container, memory, MIB, PAGE), "map");
 	SAY(take_device(other, alone, &three), "the lone device");
-	does_dma(three, "the lone one");
+	SAY(does_dma(three, memory), "the lone one does DMA");
 	close(three);
 	close(other);
 	close(group);

@@ -82,14 +82,19 @@ static void bind_for_ever(void)
 	}
 }
 
-static void binds(void)
+static void by_many(void (*run)(void))
 {
 	unsigned int i;
 
 	find_files();
 	for (i = 0; i < 8; i++)
-		begin_process(bind_for_ever);
+		begin_process(run);
 	ready();
+}
+
+static void binds(void)
+{
+	by_many(bind_for_ever);
 }
 
 static void group_for_ever(void)
@@ -118,12 +123,7 @@ static void group_for_ever(void)
 
 static void groups(void)
 {
-	unsigned int i;
-
-	find_files();
-	for (i = 0; i < 8; i++)
-		begin_process(group_for_ever);
-	ready();
+	by_many(group_for_ever);
 }
 
 /* --- binds whose struct, and a group's names, never come --- */
