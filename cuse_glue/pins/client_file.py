@@ -69,6 +69,14 @@ class Window:
         """As raw_memory.copy_mappings."""
         return raw_memory.copy_mappings(to, of)
 
+    def read_file(self, fd: int, offset: int, places: Sequence[int], flags: int) -> int:
+        """As raw_memory.read_file_into."""
+        return raw_memory.read_file_into(fd, offset, places, flags)
+
+    def write_file(self, fd: int, offset: int, places: Sequence[int], flags: int) -> int:
+        """As raw_memory.write_file_from."""
+        return raw_memory.write_file_from(fd, offset, places, flags)
+
     def locate(self, data: bytes) -> int:
         """As raw_memory.locate."""
         return raw_memory.locate(data)

@@ -41,6 +41,8 @@ _ffi.cdef(
     int ioctl(int fd, unsigned long request, ...);
     ssize_t pread(int fd, void *buffer, size_t count, long offset);
     ssize_t pwrite(int fd, const void *buffer, size_t count, long offset);
+    ssize_t preadv2(int fd, const struct vec *places, int count, long offset, int flags);
+    ssize_t pwritev2(int fd, const struct vec *places, int count, long offset, int flags);
     int memcmp(const void *one, const void *other, size_t count);
     """
 )
@@ -229,6 +231,20 @@ def copy_mappings(to: Sequence[int], of: Sequence[int]) -> int:
     with _ffi.from_buffer("struct vec[]", local) as locals_, _ffi.from_buffer("struct vec[]", remote) as remotes:
         done = int(_libc.process_vm_readv(os.getpid(), locals_, len(locals_), remotes, len(remotes), 0))
     return max(done, 0)
+
+
+def read_file_into(fd: int, offset: int, places: Sequence[int], flags: int) -> int:
+    """Fill our mappings at these places, as in `copy_mappings`, from byte `offset` of a file.
+    `flags`: RWF_* of preadv2(2). Returns how many bytes were read before one could not be.
+    """
+    with _ffi.from_buffer("struct vec[]", array("Q", places)) as vecs:
+        return max(int(_libc.preadv2(fd, vecs, len(vecs), offset, flags)), 0)
+
+
+def write_file_from(fd: int, offset: int, places: Sequence[int], flags: int) -> int:
+    """As `read_file_into`, the other way round."""
+    with _ffi.from_buffer("struct vec[]", array("Q", places)) as vecs:
+        return max(int(_libc.pwritev2(fd, vecs, len(vecs), offset, flags)), 0)
 
 
 def locate(data: Buffer) -> int:

@@ -4,16 +4,21 @@ two requests, and ends with the loop.
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
 from ..pci.scheduler import Cancel
 
 log: Final = logging.getLogger("iommud")
+T = TypeVar("T")
+THREADS: Final = 16  # of all devices of one process
 
 
 class Clock:
+    def __init__(self) -> None:
+        self._threads: Final = trio.CapacityLimiter(THREADS)
+
     def now(self) -> float:
         return trio.current_time()
 
@@ -41,6 +46,11 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        result = await trio.to_thread.run_sync(call, limiter=self._threads)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return result
 
 
 class _bugs_in_the_log:

@@ -44,6 +44,13 @@ def one_of(values: Mapping[str, object]) -> Callable[[str], object]:
     return read
 
 
+def switch(text: str) -> bool:
+    """Reads on or off."""
+    if text not in ("on", "off"):
+        raise ValueError(f"on or off, not {text!r}")
+    return text == "on"
+
+
 def milliseconds(most: int) -> Callable[[str], float]:
     """Reads a time in whole milliseconds, and makes seconds of it."""
 

@@ -13,7 +13,7 @@ from typing import Final
 from ..pci.address import Address
 from ..pci.driver import NO_DRIVER, VFIO_PCI
 from ..pci.function import PciFunction, Slot
-from .keys import Key, Keys, number
+from .keys import Key, Keys, number, switch
 
 # The module here, the class in it, and what it is.
 MODELS: Final[Mapping[str, tuple[str, str, str]]] = {
@@ -104,9 +104,7 @@ def _common(kinds: Collection[str]) -> Keys:
         "bdf": Key(Address.parse, "SSSS:BB:DD.F", "where it is (default: a free place)"),
         "iommu": Key(_one_of(kinds), "|".join(kinds), "what it stands behind (default: --iommu's, or vtd)"),
         "group": Key(number(0, MOST_GROUP), "N", "its IOMMU group (default: one of its own)"),
-        "mmap": Key(
-            lambda text: _one_of(("on", "off"))(text) == "on", "on|off", "whether its BARs can be mapped (default: on)"
-        ),
+        "mmap": Key(switch, "on|off", "whether its BARs can be mapped (default: on)"),
         "driver": Key(
             _driver,
             f"{VFIO_PCI}|{NO_DRIVER}|NAME",

@@ -175,6 +175,16 @@ class PciFunction(Model):
             return 0
         return self.device.dma_moves(moves, begin)
 
+    def dma_file(self, fd: int, offset: int, parts: Sequence[tuple[int, int]], *, write: bool, flags: int = 0) -> int:
+        """Carry bytes from a file to memory (`write`), or from memory to a file, without a buffer
+        between them. `parts`: pairs of IOVA and bytes; `flags`: RWF_* of preadv2(2), so that it
+        does not wait. Returns how many bytes were carried; the rest is to be done by `dma_read` and
+        `dma_write`, which say why if it fails.
+        """
+        if self.device is None or not self.__awake or not self.command & r.PCI_COMMAND_MASTER:
+            return 0
+        return self.device.dma_file(fd, offset, parts, write=write, flags=flags)
+
     async def long_dma_read(self, iova: int, length: int) -> bytes:
         """As `dma_read`, within work (`start`): others have a turn after each MiB, and may take the
         mapping away.

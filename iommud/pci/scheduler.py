@@ -3,7 +3,9 @@ test gives it one whose clock the test turns.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Cancel(Protocol):
@@ -33,6 +35,13 @@ class Scheduler(Protocol):
         """Within such work: let others go on for so long at least; 0: let them have one turn."""
         ...
 
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """Within such work: the result of `call`, which may wait for a disk, and is made in a
+        thread. It must touch nothing of the function's. Once begun, it is never given up: work that
+        is called off meanwhile ends when `call` has returned.
+        """
+        ...
+
 
 class Idle:
     """The scheduler of a function that was given none: nothing is ever due."""
@@ -48,6 +57,9 @@ class Idle:
 
     async def sleep(self, seconds: float) -> None:
         pass
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        return call()
 
     def cancel(self) -> None:
         pass

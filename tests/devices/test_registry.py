@@ -35,7 +35,7 @@ def test_every_key() -> None:
         ("edu,bdf=e0:00.0,bdf=e0:01.0", "edu: bdf is given twice"),
         ("edu,dma_time=1,dma_time=1", "edu: dma_time is given twice"),
         ("edu,iommu=arm", "edu: iommu is one of vtd and amd, not 'arm'"),
-        ("edu,mmap=yes", "edu: mmap is one of on and off, not 'yes'"),
+        ("edu,mmap=yes", "edu: mmap is on or off, not 'yes'"),
         ("edu,driver=", "edu: driver is vfio-pci, none or a driver's name of letters, digits, _ and -, not ''"),
         ("edu,driver=../x", "edu: driver is vfio-pci, none or a driver's name of letters, digits, _ and -, not '../x'"),
         ("edu,group=-1", "edu: group is a whole number from 0x0 to 0xffff, not '-1'"),

@@ -3,6 +3,7 @@ an access's driver. Each of their calls that may fail goes through one `Faults`,
 n-th one fail.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from errno import EFAULT, ENOENT, ENOMEM
@@ -170,6 +171,24 @@ class FakeMapped:
                 break
             done += length
             self.copied += 1
+        return done
+
+    def read_file(self, fd: int, offset: int, places: Sequence[int], flags: int) -> int:
+        return self._carry(places, lambda page, at: os.preadv(fd, [memoryview(page)], offset + at, flags))
+
+    def write_file(self, fd: int, offset: int, places: Sequence[int], flags: int) -> int:
+        return self._carry(places, lambda page, at: os.pwritev(fd, [memoryview(page)], offset + at, flags))
+
+    def _carry(self, places: Sequence[int], carry: Callable[[memoryview, int], int]) -> int:
+        done = 0
+        if self.origin.lost:
+            return 0
+        for address, length in zip(places[::2], places[1::2], strict=True):
+            for page, at, to in self._cut(address, length):
+                try:
+                    done += carry(memoryview(page)[at:to], done)
+                except BlockingIOError:
+                    return done
         return done
 
     def locate(self, data: bytes) -> int:

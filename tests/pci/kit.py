@@ -4,6 +4,7 @@ counters, and functions of every shape.
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from errno import EBADF, EINVAL
+from typing import TypeVar
 
 from iommud.engine.device.device import at_once
 from iommud.engine.mapping.ioas import Ioas
@@ -32,6 +33,8 @@ from iommud.pci.scheduler import Cancel
 from iommud.pci.vfio_pci import Opened, VfioPci
 from tests.engine.fakes import FakeOrigin
 from tests.engine.world import World
+
+T = TypeVar("T")
 
 
 class Clock:
@@ -69,6 +72,12 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         await _Turn(seconds)
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """The thread gets a processor before it is its turn again."""
+        result = call()
+        await _Turn(0)
+        return result
 
     def pass_(self, seconds: float = 0.0) -> None:
         """So much time goes by, and what is due happens, in order."""

@@ -170,6 +170,37 @@ class Device(Object):
                 observer.dma(self, to, length, True, None)
         return done
 
+    def dma_file(self, fd: int, offset: int, parts: Sequence[tuple[int, int]], *, write: bool, flags: int = 0) -> int:
+        """Carry bytes from a file, from byte `offset` on, to memory (`write`), or from memory to
+        the file, in one copy and at once. `parts`: pairs of IOVA and bytes (1 or more); `flags`:
+        RWF_* of preadv2(2). Returns how many bytes were carried.
+
+        Nothing is said about why it is not all: then `dma_read` and `dma_write` do it, or raise.
+        """
+        attached = self.group.attached_at(self, NO_PASID) if self.iommu.walks else None
+        direct = attached.hwpt.direct if attached is not None else None
+        if direct is None or len(parts) > MOST_MOVES:
+            return 0
+        places: list[int] = []
+        memory = None
+        for iova, length in parts:
+            found = direct.find(iova, length, PROT_WRITE if write else PROT_READ)
+            if found is None:
+                return 0
+            memory = found.memory
+            places += (iova + found.delta, length)
+        if memory is None:
+            return 0
+        carried = (memory.read_file if write else memory.write_file)(fd, offset, places, flags)
+        observer = self.context.host.observer
+        if observer is not None:
+            done = 0
+            for iova, length in parts:
+                done += length
+                if done <= carried:
+                    observer.dma(self, iova, length, write, None)
+        return carried
+
     def report_fault(self, fault: PageFault, respond: Callable[[int], None]) -> None:
         """Tell whoever handles the faults of the page table that the device is attached to, and
         wait for the response.

@@ -63,6 +63,14 @@ class Mapped(Protocol):
         Returns how many bytes were copied before one could not be.
         """
 
+    def read_file(self, fd: int, offset: int, places: Sequence[int], flags: int) -> int:
+        """Fill such places from byte `offset` of a file. `flags`: RWF_* of preadv2(2). Returns how
+        many bytes were read before one could not be, or would have to be waited for.
+        """
+
+    def write_file(self, fd: int, offset: int, places: Sequence[int], flags: int) -> int:
+        """As `read_file`, the other way round."""
+
     def locate(self, data: bytes) -> int:
         """Where these bytes lie, as long as somebody refers to them."""
 
