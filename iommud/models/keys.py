@@ -51,6 +51,17 @@ def switch(text: str) -> bool:
     return text == "on"
 
 
+def text(most: int) -> Callable[[str], str]:
+    """Reads words: at most `most` characters of ASCII that can be printed."""
+
+    def read(text: str) -> str:
+        if not (1 <= len(text) <= most and text.isascii() and text.isprintable()):
+            raise ValueError(f"1 to {most} characters of ASCII, not {text!r}")
+        return text
+
+    return read
+
+
 def milliseconds(most: int) -> Callable[[str], float]:
     """Reads a time in whole milliseconds, and makes seconds of it."""
 

@@ -19,6 +19,7 @@ from .keys import Key, Keys, number, switch
 MODELS: Final[Mapping[str, tuple[str, str, str]]] = {
     "edu": ("edu", "Edu", "QEMU's educational device: a few registers, INTx and MSI, DMA of 4 KiB; 1234:11e8"),
     "ioat": ("ioat", "Ioat", "Intel's I/O DMA engine: copies and fills memory by chains of descriptors; 8086:2021"),
+    "nvme": ("nvme.controller", "Nvme", "an NVM Express disk, on a file or in memory; 1234:4e56"),
     "null": ("null", "Null", "one BAR in which there is nothing"),
 }
 MOST_DRIVER: Final = 64  # characters of a driver's name

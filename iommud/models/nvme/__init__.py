@@ -1,0 +1,1 @@
+"""An NVM Express controller with a disk behind it; docs/nvme.md."""
