@@ -277,8 +277,8 @@ class Nvme(PciFunction):
         if queue is None:
             self._events.happen(e.ERROR, e.NO_SUCH_DOORBELL)
         elif isinstance(queue, CompletionQueue):
-            self._moved(queue, right=queue.seen(value))
-        elif queue.submitted(value):
+            self._moved(queue, right=self._shadows.seen(queue) if qid and self._shadows.on else queue.seen(value))
+        elif (qid and self._shadows.on) or queue.submitted(value):
             self._rung[qid] = queue
         else:
             self._events.happen(e.ERROR, e.WRONG_DOORBELL_VALUE)
@@ -357,32 +357,34 @@ class Nvme(PciFunction):
 
     def _rest_until_rung(self, sq: SubmissionQueue) -> None:
         """All commands of a queue with a doorbell in memory were taken."""
-        if self._poll and self._poller is None:
-            self._poller = self.start(self._look_again)
+        if not self._poll:
+            self._ask_to_ring(sq)
         elif self._poller is None:
-            self._shadows.ring_at(sq, sq.tail)
-            self._look(self._shadows.submitted(sq))
-            if sq.next:
-                self._rung[sq.id] = sq
+            self._poller = self.start(self._look_again)
+
+    def _ask_to_ring(self, sq: SubmissionQueue) -> None:
+        self._shadows.ring_at(sq, sq.tail)
+        self._look(self._shadows.submitted(sq))
+        if sq.head != sq.tail:
+            self._rung[sq.id] = sq
 
     async def _look_again(self) -> None:
         """Look at the doorbells in memory until nothing has come for a while."""
         end = self.scheduler.now() + self._poll
-        while self.scheduler.now() < end:
-            await self.scheduler.sleep(0)
-            try:
+        try:
+            while self.scheduler.now() < end:
+                await self.scheduler.sleep(0)
                 for sq in self._pairs.sq.values():
-                    if sq.id and self._shadows.submitted(sq) and sq.head != sq.tail:
+                    if sq.id and self._shadows.submitted(sq) and sq.head != sq.tail and sq.cq.room:
                         self._rung[sq.id] = sq
-            except DmaFault as fault:
-                self._poller = None
-                self._fail(str(fault))
-                return
-            if self._rung:
+                        end = self.scheduler.now() + self._poll
                 self._go()
-                end = self.scheduler.now() + self._poll
-        self._poller = None
-        self._rung.update((qid, sq) for qid, sq in self._pairs.sq.items() if qid)
+            self._poller = None
+            for sq in self._pairs.sq.values():
+                if sq.id:
+                    self._ask_to_ring(sq)
+        except DmaFault as fault:
+            self._fail(str(fault))
         self._go()
 
     def _look(self, right: bool) -> None:
