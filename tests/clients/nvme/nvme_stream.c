@@ -44,6 +44,7 @@ static const struct {
 	{ 40, step_wrong_creation },
 	{ 20, step_wrong_deletion },
 	{ 10, step_renew },
+	{ 10, step_delete_busy },
 	{ 10, step_request_event },
 	{ 8, step_temperature },
 	{ 8, step_doorbell },

@@ -92,17 +92,26 @@ static inline void ring_tails(void)
 			ring_tail(i);
 }
 
+/* A doorbell in memory is that of the queue before, unless it is cleared. */
+static inline void clear_shadow(uint32_t doorbell)
+{
+	if (shadowed)
+		shadows[doorbell] = wanted[doorbell] = 0;
+}
+
 static inline void begin_cq(uint32_t queue, uint32_t size, uint32_t vector, bool interrupts)
 {
 	cqs[queue] = (struct completion_queue){ .ring = (void *)queue_memory(queue, true), .size = size, .phase = 1,
 						.vector = vector, .there = true, .interrupts = interrupts };
 	memset(queue_memory(queue, true), 0, QUEUE_ROOM);
+	clear_shadow(2 * queue + 1);
 }
 
 static inline void begin_sq(uint32_t queue, uint32_t size, uint32_t cq)
 {
 	sqs[queue] = (struct submission_queue){ .ring = (void *)queue_memory(queue, false), .size = size, .cq = cq,
 						.there = true };
+	clear_shadow(2 * queue);
 }
 
 /* One place of the ring stays empty. */
@@ -172,6 +181,7 @@ static inline int wait_for(const struct request *request)
 {
 	double start = now();
 	uint32_t i, idle = 0;
+	bool rung = false;
 
 	ring_tails();
 	while (request->in_flight) {
@@ -185,10 +195,11 @@ static inline int wait_for(const struct request *request)
 			usleep(100);
 		if (now() > start + PATIENCE)
 			return -1;
-		if (shadowed && idle == 5000) {
+		if (shadowed && !rung && now() > start + PATIENCE / 3) { /* it seems not to look by itself */
 			for (i = 1; i < MOST_QUEUES; i++)
 				if (sqs[i].there)
 					store4(REG_DOORBELLS + 8 * i, sqs[i].tail);
+			rung = true;
 			rung_again++;
 		}
 	}

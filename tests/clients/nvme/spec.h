@@ -152,8 +152,8 @@ struct dsm_range {
 #define EVERY_NAMESPACE 0xffffffffU
 
 /* Status type and code, as STATUS_CODE gives them. Ref: 4.6.1 */
-#define STATUS_NOT_THE_SAME 0x285
-#define STATUS_EVENT_LIMIT 0x105
+#define STATUS_ABORTED 0x007
+#define STATUS_QUEUE_DELETED 0x008
 
 /* Bytes of Identify Controller. Ref: 5.15.2.2 */
 #define ID_MDTS 77

@@ -187,7 +187,7 @@ static inline void ask_log(struct op *op, uint32_t log, uint32_t bytes, uint32_t
 static inline void step_log(void)
 {
 	static const uint8_t known[] = { 1, 2, 3, 5 }, unknown[] = { 0x00, 0x6f, 0x7f, 0xbf, 0xc0, 0xff };
-	uint32_t how = below(8), log = known[below(4)], size = log == 5 ? 4096 : log == 1 ? 64 : 512;
+	uint32_t how = below(9), log = known[below(4)], size = log == 5 ? 4096 : log == 1 ? 64 : 512;
 	uint32_t bytes = below(2) ? size : 4 * (1 + below(size / 4)), offset = below(2) ? 0 : 4 * below(size / 4);
 	uint32_t nsid = EVERY_NAMESPACE;
 	struct op *op = begin_admin("", ADMIN_GET_LOG);
@@ -204,6 +204,10 @@ static inline void step_log(void)
 		bytes = size + 4 * (1 + below(1000));
 		offset = 0;
 	} else if (how == 3) {
+		snprintf(op->kind, sizeof(op->kind), "log.%u_odd_offset", log);
+		bytes = 4;
+		offset = 1 + below(3);
+	} else if (how == 4) {
 		log = 2;
 		bytes = 512;
 		offset = 0;

@@ -146,6 +146,8 @@ static inline void step_wrong_feature(void)
 	} wrongs[] = {
 		{ "set.save", ADMIN_SET_FEATURES, FEATURE_WRITE_CACHE | SAVE, 1, 0 },
 		{ "set.save_temperature", ADMIN_SET_FEATURES, FEATURE_TEMPERATURE | SAVE, 500, 0 },
+		{ "set.timestamp_unmapped", ADMIN_SET_FEATURES, FEATURE_TIMESTAMP, 0, 0 },
+		{ "get.timestamp_unmapped", ADMIN_GET_FEATURES, FEATURE_TIMESTAMP, 0, 0 },
 		{ "set.zero", ADMIN_SET_FEATURES, 0, 0, 0 },
 		{ "set.unknown", ADMIN_SET_FEATURES, 0x7f, 0, 0 },
 		{ "set.vendor", ADMIN_SET_FEATURES, 0xc5, 0, 0 },
@@ -179,6 +181,8 @@ static inline void step_wrong_feature(void)
 	op->request.command.cdw11 = wrongs[which].cdw11;
 	op->request.command.nsid = wrongs[which].nsid;
 	use_pages(op, 4096, 0);
+	if (strstr(op->kind, "unmapped"))
+		op->request.command.prp1 = NOWHERE;
 	op->hides_dw0 = true;
 	run_and_print(op, 0);
 	/* what should not have been done is undone, without a word */

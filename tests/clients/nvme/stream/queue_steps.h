@@ -150,4 +150,42 @@ static inline void step_renew(void)
 	run_and_print(op, 0);
 }
 
+/*
+ * A queue goes while it has commands: each of them has been completed or aborted by then, or never
+ * is.
+ */
+static inline void step_delete_busy(void)
+{
+	static struct request left[8];
+	uint32_t queue = some_queue(), cq = sqs[queue].cq, count = 1 + below(ARRAY_LEN(left)), i, wrong = 0;
+	struct op *op = begin_admin("delete_sq.busy", ADMIN_DELETE_SQ);
+
+	while (first_op < op->number)
+		end_oldest();
+	for (i = 0; i < count; i++) {
+		left[i] = (struct request){ .command = block_command(IO_READ, some_namespace()->nsid, some_lba(&namespaces[0], 8),
+								     1, slot_data(HEALER)) };
+		left[i].command.cid = (uint16_t)(MOST_REQUESTS - 1 - i);
+		if (has_room(queue))
+			put_request(&left[i], queue);
+	}
+	ring_tail(queue); /* later there would be no such doorbell */
+	op->request.command.cdw10 = queue;
+	tell(op, "%u", queue);
+	run_op(op, 0);
+	reap();
+	for (i = 0; i < count; i++) {
+		wrong += !left[i].in_flight && STATUS_CODE(left[i].status) && STATUS_CODE(left[i].status) != STATUS_QUEUE_DELETED;
+		left[i].in_flight = false;
+	}
+	found(op, wrong ? " %u OF THE COMMANDS FAILED OTHERWISE" : " right", wrong);
+	drain();
+	sqs[queue].there = false;
+	op = begin_admin("create_sq", 0);
+	tell(op, "%u for %u", queue, cq);
+	begin_sq(queue, 16, cq);
+	op->request.command = create_sq_command(queue, 16, cq, 0);
+	run_and_print(op, 0);
+}
+
 #endif

@@ -29,7 +29,7 @@ static inline void step_abort(void)
 	run_op(op, 0);
 	make_a_round();
 	taken = take_event();
-	if (taken && STATUS_CODE(taken->status) == 7 && !(op->request.dw0 & 1))
+	if (taken && STATUS_CODE(taken->status) == STATUS_ABORTED && !(op->request.dw0 & 1))
 		found(op, " aborted");
 	else if (!taken && op->request.dw0 & 1)
 		found(op, " left");
