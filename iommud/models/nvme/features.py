@@ -86,6 +86,8 @@ class Features:
         feature = self._find(number)
         if dword10 & _SAVE:
             raise Failed(w.FEATURE_NOT_SAVEABLE)
+        if feature.of_namespace and not nsid:
+            raise Failed(w.INVALID_NAMESPACE)
         if nsid and nsid != ALL_NAMESPACES:
             if nsid > self._namespaces:
                 raise Failed(w.INVALID_NAMESPACE)
@@ -151,7 +153,7 @@ class Features:
         if number == w.ERROR_RECOVERY:
             if dword11 & _NO_DEALLOCATED_ERROR:
                 raise Failed(w.INVALID_FIELD)
-            return list(range(1, self._namespaces + 1)) if nsid in (0, ALL_NAMESPACES) else [nsid]
+            return list(range(1, self._namespaces + 1)) if nsid == ALL_NAMESPACES else [nsid]
         if number == w.POWER_MANAGEMENT and dword11 & 0x1F >= len(POWER_STATES):
             raise Failed(w.INVALID_FIELD)
         return [0]

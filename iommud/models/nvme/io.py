@@ -67,7 +67,9 @@ class Io:
         if command.fused:
             raise Failed(w.INVALID_FIELD)
         nsid, opcode = command.nsid, command.opcode
-        if opcode == w.FLUSH and nsid == ALL_NAMESPACES:
+        if nsid == ALL_NAMESPACES:
+            if opcode != w.FLUSH:
+                raise Failed(w.INVALID_FIELD)
             return self._flush(command)
         if not 1 <= nsid <= len(self._namespaces):
             raise Failed(w.INVALID_NAMESPACE)

@@ -67,16 +67,16 @@ def prps(prp1: int, prp2: int, length: int, page: int, read: Read) -> Stretches:
 def _listed(prp1: int, first: int, place: int, left: int, page: int, read: Read) -> Stretches:
     found: Stretches = []
     start, size = prp1, first
+    if place & _ENTRY - 1:
+        raise Failed(PRP_OFFSET_INVALID)
     while left:
-        if place & _ENTRY - 1:
-            raise Failed(PRP_OFFSET_INVALID)
         room = (page - (place & page - 1)) // _ENTRY
         wanted = -(-left // page)
         entries: Sequence[int] = unpack(f"<{min(room, wanted)}Q", read(place, _ENTRY * min(room, wanted)))
         if wanted > room:
             *entries, place = entries
-            if not entries and place & page - 1 == page - _ENTRY:
-                raise Failed(PRP_OFFSET_INVALID)  # lists of nothing but the way to the next could go on for ever
+            if place & page - 1:
+                raise Failed(PRP_OFFSET_INVALID)  # only the first list may begin within a page
         for entry in entries:
             if entry & page - 1:
                 raise Failed(PRP_OFFSET_INVALID)
