@@ -279,7 +279,8 @@ def test_features_are_remembered_until_a_reset_and_cannot_be_saved() -> None:
     ],
 )
 def test_what_features_refuse(feature: int, value: int) -> None:
-    assert Driver().admin(w.SET_FEATURES, 0, 0, 0, feature, value).status == w.INVALID_FIELD
+    nsid = 1 if feature == w.ERROR_RECOVERY else 0
+    assert Driver().admin(w.SET_FEATURES, nsid, 0, 0, feature, value).status == w.INVALID_FIELD
 
 
 def test_a_feature_of_each_namespace() -> None:
@@ -289,6 +290,7 @@ def test_a_feature_of_each_namespace() -> None:
     d.admin(w.SET_FEATURES, ALL, 0, 0, w.ERROR_RECOVERY, 9)
     assert [d.admin(w.GET_FEATURES, nsid, 0, 0, w.ERROR_RECOVERY).dword0 for nsid in (1, 2)] == [9, 9]
     assert d.admin(w.GET_FEATURES, 0, 0, 0, w.ERROR_RECOVERY).status == w.INVALID_NAMESPACE
+    assert d.admin(w.SET_FEATURES, 0, 0, 0, w.ERROR_RECOVERY, 9).status == w.INVALID_NAMESPACE
     assert d.admin(w.GET_FEATURES, 1, 0, 0, w.ERROR_RECOVERY | 3 << 8).dword0 == 6
 
 
