@@ -195,7 +195,7 @@ def _look_at_devices(arguments: argparse.Namespace) -> None:
     """
     from ..iommus.kinds import CLASSES
     from ..models.plan import plan
-    from ..models.registry import BadDevice, asked_for_help
+    from ..models.registry import BadDevice, asked_for_help, from_anywhere
 
     try:
         for text in arguments.devices:
@@ -204,6 +204,7 @@ def _look_at_devices(arguments: argparse.Namespace) -> None:
                 print(told)
                 sys.exit(0)
         plan(arguments.devices, CLASSES)
+        arguments.devices = tuple(from_anywhere(text, CLASSES) for text in arguments.devices)
     except BadDevice as error:
         arguments.parser.error(f"--device: {error}")
 

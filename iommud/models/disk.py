@@ -51,13 +51,16 @@ def path(text: str) -> str:
     """Reads a path. ValueError: it is empty, or has a zero byte."""
     if not text or "\0" in text:
         raise ValueError(f"a path, not {text!r}")
-    return os.path.abspath(text)
+    return text
 
 
 # What each model of a disk lets people say of its bytes.
 KEYS: Final[Keys] = {
     "file": Key(
-        path, "PATH", "a raw file or a block device with its bytes (default: memory, which is lost in the end)"
+        path,
+        "PATH",
+        "a raw file or a block device with its bytes (default: memory, which is lost in the end)",
+        os.path.abspath,
     ),
     "size": Key(size, "BYTES", "how large it is: 64M, 1G (default: as the file); a smaller file grows, or is made"),
     "readonly": Key(switch, "on|off", "nothing can be written (default: off)"),

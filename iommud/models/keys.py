@@ -7,12 +7,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key of a model's own. `read` makes a value of the text, or raises ValueError that says
-    what is allowed. `form` and `what` are for people.
+    what is allowed. `form` and `what` are for people. `from_anywhere`: the same text, if it is read
+    in another directory.
     """
 
     read: Callable[[str], object]
     form: str
     what: str
+    from_anywhere: Callable[[str], str] = str
 
 
 Keys = Mapping[str, Key]

@@ -228,7 +228,7 @@ def test_a_queue_that_cannot_be_reached_is_the_end_until_a_reset() -> None:
         d.fill(IO_SQ, struct.pack("<BBHI", w.FLUSH, 0, 1, 1).ljust(64, b"\0"))
         d.doorbell(2, 1)
         assert d.status & w.CSTS_CFS
-        assert "the controller has failed: nvme at 0000:e0:00.0: DMA" in said[-1]
+        assert said[-1] == "nvme at 0000:e0:00.0: the controller has failed: it cannot reach a queue"
         d.doorbell(0, 1)
         d.store(w.CC, 0)
         d.enable()

@@ -266,8 +266,8 @@ class Nvme(PciFunction):
             return
         try:
             self._ring(offset, value)
-        except DmaFault as fault:
-            self._fail(str(fault))
+        except DmaFault:  # which has been told
+            self._fail("it cannot reach a queue")
         self._go()
 
     def _ring(self, offset: int, value: int) -> None:
@@ -326,8 +326,8 @@ class Nvme(PciFunction):
                 spent += self._serve(sq)
                 self._write_completions()
             self._write_completions()
-        except DmaFault as fault:
-            self._fail(str(fault))
+        except DmaFault:  # which has been told
+            self._fail("it cannot reach a queue")
         self._work.go()
         return bool(self._rung)
 
@@ -383,8 +383,8 @@ class Nvme(PciFunction):
             for sq in self._pairs.sq.values():
                 if sq.id:
                     self._ask_to_ring(sq)
-        except DmaFault as fault:
-            self._fail(str(fault))
+        except DmaFault:  # which has been told
+            self._fail("it cannot reach a queue")
         self._go()
 
     def _look(self, right: bool) -> None:

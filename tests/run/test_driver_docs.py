@@ -1,5 +1,5 @@
-"""docs/vfio-devices.md: its program is built, each block of sh is run as it stands, and answers
-what the text says.
+"""The documents that lead to a driver: each one's program is built, each block of sh is run as it
+stands, and answers what the text says.
 """
 
 import os
@@ -13,19 +13,19 @@ import pytest
 
 from tests.support import AS_NOBODY, IOMMUD, PATIENCE, ROOT
 
-TEXT = (ROOT / "docs" / "vfio-devices.md").read_text()
-BLOCKS = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", TEXT)
+DOCUMENTS = ("vfio-devices.md", "nvme.md")
 NUMBER = re.compile(r"(?<=mistake\[)\d+|(?<=thread )\d+")  # another one in each run
 
 
-def steps() -> list[tuple[str, str]]:
+def steps(document: str) -> list[tuple[str, str]]:
     """Each block of sh, and what it prints: the block without a language that follows it."""
-    languages = [language for language, _ in BLOCKS]
-    assert set(languages) == {"sh", "c", ""}
+    blocks = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", (ROOT / "docs" / document).read_text())
+    languages = [language for language, _ in blocks]
+    assert set(languages) - {"yaml"} == {"sh", "c", ""}
     found = []
-    for index, (language, text) in enumerate(BLOCKS):
+    for index, (language, text) in enumerate(blocks):
         if language == "sh":
-            found.append((text, BLOCKS[index + 1][1] if languages[index + 1 : index + 2] == [""] else ""))
+            found.append((text, blocks[index + 1][1] if languages[index + 1 : index + 2] == [""] else ""))
     assert len(found) == languages.count("sh") >= languages.count("")
     return found
 
@@ -39,22 +39,24 @@ def checkout(directory: Path) -> Path:
     return directory
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
 @pytest.mark.parametrize("user", ["root", "nobody"])
-def test_each_block_does_what_the_text_says(user: str) -> None:
+def test_each_block_does_what_the_text_says(user: str, document: str) -> None:
     if user == "nobody" and os.geteuid() != 0:
         pytest.skip("the other one is this already")
     with TemporaryDirectory(prefix="iommud-test-") as name:
         directory = checkout(Path(name))
         directory.chmod(0o777)
-        said = iter(outputs(directory, [*AS_NOBODY] if user == "nobody" else []))
-        for script, expected in steps():
+        expected_of = steps(document)
+        said = iter(outputs(directory, [script for script, _ in expected_of], [*AS_NOBODY] if user == "nobody" else []))
+        for script, expected in expected_of:
             assert NUMBER.sub("N", next(said)) == NUMBER.sub("N", expected), script
 
 
-def outputs(directory: Path, prefix: list[str]) -> list[str]:
-    """What each block prints, in one shell, in their order."""
+def outputs(directory: Path, scripts: list[str], prefix: list[str]) -> list[str]:
+    """What each of them prints, in one shell, in their order."""
     mark = "==== the next block ===="
-    script = f"\necho '{mark}'\n".join(text for text, _ in steps())
+    script = f"\necho '{mark}'\n".join(scripts)
     environment = {"PATH": f"{directory}/bin:{os.environ['PATH']}", "HOME": str(directory), "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
         [*prefix, "sh", "-c", f"ulimit -c 0; exec 2>&1\n{script}"],
