@@ -199,6 +199,23 @@ def test_vendor_registers_are_the_functions(rig: Rig) -> None:
     assert rig.opened.config.read(VENDOR, 7) == b"\x09\x68\x07a\0c\0"
 
 
+def test_registers_that_are_no_memory(rig: Rig) -> None:
+    """The function itself answers, in its own time; all else stays as it is."""
+    told: list[tuple[int, ...]] = []
+    at = VENDOR + 4
+
+    def load(offset: int, size: int) -> int:
+        told.append((offset, size))
+        return 0x89ABCDEF & (1 << 8 * size) - 1
+
+    rig.function.config.answer(range(at, at + 2), load, lambda *said: told.append(said))
+    assert (rig.config_read(at, 2), rig.config_read(at, 1)) == (0xCDEF, 0xEF)
+    rig.config_write(at, 2, 0x1234)
+    assert told == [(at, 2), (at, 1), (at, 2, 0x1234)]
+    rig.config_write(VENDOR + 3, 1, 0)
+    assert rig.config_read(VENDOR, 1) == r.PCI_CAP_ID_VNDR
+
+
 def test_vital_product_data_is_read_and_written_through_two_registers(rig: Rig) -> None:
     rig.config_write(VPD + 2, 2, 8)
     assert rig.config_read(VPD + 2, 2) == 0x8008  # done
