@@ -69,6 +69,10 @@ class Window:
         """As raw_memory.copy_mappings."""
         return raw_memory.copy_mappings(to, of)
 
+    def gather(self, of: Sequence[int], buffer: memoryview) -> int:
+        """As raw_memory.gather_mappings."""
+        return raw_memory.gather_mappings(of, buffer)
+
     def read_file(self, fd: int, offset: int, places: Sequence[int], flags: int) -> int:
         """As raw_memory.read_file_into."""
         return raw_memory.read_file_into(fd, offset, places, flags)

@@ -233,6 +233,14 @@ def copy_mappings(to: Sequence[int], of: Sequence[int]) -> int:
     return max(done, 0)
 
 
+def gather_mappings(of: Sequence[int], buffer: Buffer) -> int:
+    """Fill `buffer` from places as in `copy_mappings`, which come to its length. Returns as
+    that.
+    """
+    with _ffi.from_buffer(buffer, require_writable=True) as holder:
+        return copy_mappings((_address(holder), len(buffer)), of)
+
+
 def read_file_into(fd: int, offset: int, places: Sequence[int], flags: int) -> int:
     """Fill our mappings at these places, as in `copy_mappings`, from byte `offset` of a file.
     `flags`: RWF_* of preadv2(2). Returns how many bytes were read before one could not be.

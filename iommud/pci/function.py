@@ -185,6 +185,15 @@ class PciFunction(Model):
             return 0
         return self.device.dma_file(fd, offset, parts, write=write, flags=flags)
 
+    def dma_gather(self, parts: Sequence[tuple[int, int]]) -> bytes:
+        """Read many stretches, one behind the other, quickly: pairs of IOVA and bytes (1 or more).
+        Returns what was read before one could not be; the rest is to be done by `dma_read`, which
+        says why if it fails.
+        """
+        if self.device is None or not self.__awake or not self.command & r.PCI_COMMAND_MASTER:
+            return b""
+        return self.device.dma_gather(parts)
+
     async def long_dma_read(self, iova: int, length: int) -> bytes:
         """As `dma_read`, within work (`start`): others have a turn after each MiB, and may take the
         mapping away.

@@ -173,6 +173,15 @@ class FakeMapped:
             self.copied += 1
         return done
 
+    def gather(self, of: Sequence[int], buffer: memoryview) -> int:
+        done = 0
+        assert 0 < len(of) <= 2048
+        for address, length in zip(of[::2], of[1::2], strict=True):
+            if self.read(address, buffer[done : done + length]) < length:
+                break
+            done += length
+        return done
+
     def read_file(self, fd: int, offset: int, places: Sequence[int], flags: int) -> int:
         return self._carry(places, lambda page, at: os.preadv(fd, [memoryview(page)], offset + at, flags))
 
@@ -187,7 +196,7 @@ class FakeMapped:
             for page, at, to in self._cut(address, length):
                 try:
                     done += carry(memoryview(page)[at:to], done)
-                except BlockingIOError:
+                except OSError:
                     return done
         return done
 

@@ -144,6 +144,20 @@ def test_moves_are_carried_out_in_order(world: World, device: Device, ioas: Ioas
     assert device.dma_moves(moves, 2) == 1
 
 
+def test_many_stretches_are_read_at_once(world: World, device: Device, ioas: Ioas, origin: FakeOrigin) -> None:
+    log = world.mirror.log
+    del log[:]
+    parts = [(AT + 3, 5), (AT, 2), (AT + P - 1, 2)]
+    expect = b"".join(origin.read(iova - AT, length) for iova, length in parts)
+    assert device.dma_gather(parts) == expect
+    assert [event[2:5] for event in log] == [(iova, length, False) for iova, length in parts]
+    assert device.dma_gather([(AT, 2), (AT + 4 * P, 1), (AT, 2)]) == WORDS[:2], "up to one that is not there"
+    assert device.dma_gather([(AT + 4 * P, 1)]) == b""
+    origin.lost = True
+    assert device.dma_gather(parts) == b""
+    origin.lost = False
+
+
 @pytest.mark.parametrize(
     "refused",
     [

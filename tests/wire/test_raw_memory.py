@@ -48,11 +48,15 @@ def test_copies_between_mappings() -> None:
     assert raw_memory.copy_mappings([at + 5, PAGE, at + 3 * PAGE, 9], [own, PAGE, at + 5, 9]) == PAGE + 9
     assert os.pread(fd, PAGE, 5) == data
     assert os.pread(fd, 9, 3 * PAGE) == data[:9]
+    gathered = bytearray(16)
+    assert raw_memory.gather_mappings([at + 5, 7, at + 3 * PAGE, 9], gathered) == 16
+    assert gathered == data[:7] + data[:9]
     os.ftruncate(fd, 2 * PAGE)
     steps = [at + PAGE, 7, at + 2 * PAGE, 7, at, 7]
     assert raw_memory.copy_mappings(steps, [own, 7, own, 7, own, 7]) == 7, "none after the one that cannot be"
     assert raw_memory.copy_mappings([at + 9, 7], [at + 2 * PAGE, 7]) == 0
-    assert os.pread(fd, 12, 0) == bytes(5) + data[:7]
+    assert raw_memory.gather_mappings([at, 12, at + 2 * PAGE, 4], gathered) == 12
+    assert os.pread(fd, 12, 0) == gathered[:12] == bytes(5) + data[:7]
     raw_memory.unmap(at, 4 * PAGE)
     os.close(fd)
 

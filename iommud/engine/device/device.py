@@ -201,6 +201,37 @@ class Device(Object):
                     observer.dma(self, iova, length, write, None)
         return carried
 
+    def dma_gather(self, parts: Sequence[tuple[int, int]]) -> bytes:
+        """Read many stretches, one behind the other, at once: pairs of IOVA and bytes (1 or more),
+        as `dma_moves`. Returns what was read before one could not be.
+        """
+        attached = self.group.attached_at(self, NO_PASID) if self.iommu.walks else None
+        direct = attached.hwpt.direct if attached is not None else None
+        if direct is None:
+            return b""
+        places: list[int] = []
+        total = 0
+        memory = None
+        for iova, length in parts[:MOST_MOVES]:
+            found = direct.find(iova, length, PROT_READ)
+            if found is None:
+                break
+            memory = found.memory
+            places += (iova + found.delta, length)
+            total += length
+        if memory is None:
+            return b""
+        data = bytearray(total)
+        copied = memory.gather(places, memoryview(data))
+        observer = self.context.host.observer
+        if observer is not None:
+            done = 0
+            for iova, length in parts[: len(places) // 2]:
+                done += length
+                if done <= copied:
+                    observer.dma(self, iova, length, False, None)
+        return bytes(data[:copied])
+
     def report_fault(self, fault: PageFault, respond: Callable[[int], None]) -> None:
         """Tell whoever handles the faults of the page table that the device is attached to, and
         wait for the response.

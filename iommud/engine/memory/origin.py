@@ -63,6 +63,9 @@ class Mapped(Protocol):
         Returns how many bytes were copied before one could not be.
         """
 
+    def gather(self, of: Sequence[int], buffer: memoryview) -> int:
+        """Fill `buffer` from such places, which come to its length. Returns as `copy`."""
+
     def read_file(self, fd: int, offset: int, places: Sequence[int], flags: int) -> int:
         """Fill such places from byte `offset` of a file. `flags`: RWF_* of preadv2(2). Returns how
         many bytes were read before one could not be, or would have to be waited for.
