@@ -21,6 +21,7 @@ MODELS: Final[Mapping[str, tuple[str, str, str]]] = {
     "ioat": ("ioat", "Ioat", "Intel's I/O DMA engine: copies and fills memory by chains of descriptors; 8086:2021"),
     "nvme": ("nvme.controller", "Nvme", "an NVM Express disk, on a file or in memory; 1234:4e56"),
     "null": ("null", "Null", "one BAR in which there is nothing"),
+    "virtio-blk": ("virtio.blk", "VirtioBlk", "virtio's block device, version 1.2, modern PCI; 1af4:1042"),
 }
 MOST_DRIVER: Final = 64  # characters of a driver's name
 MOST_GROUP: Final = 65535
@@ -94,7 +95,8 @@ def asked_for_help(text: str, kinds: Collection[str]) -> str | None:
     no such model.
     """
     if text == "help":
-        rows = [f"  {name:<8} {what}" for name, (_, _, what) in sorted(MODELS.items())]
+        width = max(map(len, MODELS))
+        rows = [f"  {name:<{width}} {what}" for name, (_, _, what) in sorted(MODELS.items())]
         return "\n".join(
             ["models:", *rows, "", "keys of every one:", *_rows(_common(kinds)), "", "MODEL,help lists its own keys."]
         )

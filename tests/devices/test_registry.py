@@ -8,6 +8,7 @@ from iommud.pci.address import Address
 from iommud.pci.function import Slot
 
 KINDS = ("vtd", "amd")
+DISKS = {"virtio-blk"}  # which must be told how large they are
 
 
 def test_a_model_alone_is_enough() -> None:
@@ -27,8 +28,8 @@ def test_every_key() -> None:
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        ("ed", "there is no model 'ed': there are edu, ioat and null"),
-        ("", "there is no model '': there are edu, ioat and null"),
+        ("ed", "there is no model 'ed': there are edu, ioat, null and virtio-blk"),
+        ("", "there is no model '': there are edu, ioat, null and virtio-blk"),
         ("edu,", "edu has no key '': there are bdf, iommu, group, mmap, driver, dma_mask and dma_time"),
         ("null,dma_mask=1", "null has no key 'dma_mask': there are bdf, iommu, group, mmap and driver"),
         ("edu,bdf", "edu: bdf needs a value: bdf=SSSS:BB:DD.F"),
@@ -66,7 +67,8 @@ def test_it_is_made_with_its_options() -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_can_be_made(model: str) -> None:
-    made = make(parse(model, KINDS), Slot())
+    said = f"{model},size=1M" if model in DISKS else model
+    made = make(parse(said, KINDS), Slot())
     assert made.name == model
     assert made.load(0, 0, 4) >= 0
 
@@ -76,9 +78,9 @@ def test_help() -> None:
     assert listing is not None
     assert listing.splitlines()[:4] == [
         "models:",
-        "  edu      QEMU's educational device: a few registers, INTx and MSI, DMA of 4 KiB; 1234:11e8",
-        "  ioat     Intel's I/O DMA engine: copies and fills memory by chains of descriptors; 8086:2021",
-        "  null     one BAR in which there is nothing",
+        "  edu        QEMU's educational device: a few registers, INTx and MSI, DMA of 4 KiB; 1234:11e8",
+        "  ioat       Intel's I/O DMA engine: copies and fills memory by chains of descriptors; 8086:2021",
+        "  null       one BAR in which there is nothing",
     ]
     assert "  iommu=vtd|amd                what it stands behind (default: --iommu's, or vtd)" in listing.splitlines()
     assert "  driver=vfio-pci|none|NAME" in listing

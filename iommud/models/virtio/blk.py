@@ -1,0 +1,187 @@
+"""A block device: virtio-blk.
+
+What a driver writes is in the disk's cache. It stays if the machine loses its power when a FLUSH is
+done, or from the start: if the driver has set `writeback` to 0, or has accepted neither FLUSH nor
+CONFIG_WCE.
+
+Positions are in sectors of 512 bytes whatever `lba` is: that only tells drivers which blocks the
+disk is good at.
+
+Ref: VIRTIO 1.2 5.2
+"""
+
+from typing import ClassVar, Final
+
+from ...pci.function import Slot
+from ..disk import KEYS, Disk
+from ..keys import Key, Keys, number
+from .chain import Broken
+from .request import DISCARD_SECTORS, RANGES, SEGMENTS, ZEROES_SECTORS
+from .service import PIECE, Service
+from .threads import Threads
+from .transport import VirtioPci
+from .wire import (
+    ACCESS_PLATFORM,
+    BLK_BLK_SIZE,
+    BLK_CONFIG,
+    BLK_CONFIG_WCE,
+    BLK_DISCARD,
+    BLK_FLUSH,
+    BLK_MQ,
+    BLK_RO,
+    BLK_SEG_MAX,
+    BLK_SIZE_MAX,
+    BLK_TOPOLOGY,
+    BLK_WRITE_ZEROES,
+    BLK_WRITEBACK,
+    BLOCK,
+    EVENT_IDX,
+    ID_BYTES,
+    IN_ORDER,
+    INDIRECT_DESC,
+    NOTIFICATION_DATA,
+    RING_PACKED,
+    RING_RESET,
+    SECTOR,
+    VERSION_1,
+)
+
+MOST_QUEUES: Final = 64
+_GOOD: Final = 4096  # bytes of a block that the disk is good at
+_OFFERED: Final = (
+    VERSION_1
+    | ACCESS_PLATFORM
+    | RING_PACKED
+    | INDIRECT_DESC
+    | EVENT_IDX
+    | IN_ORDER
+    | NOTIFICATION_DATA
+    | RING_RESET
+    | BLK_SIZE_MAX
+    | BLK_SEG_MAX
+    | BLK_BLK_SIZE
+    | BLK_FLUSH
+    | BLK_TOPOLOGY
+    | BLK_CONFIG_WCE
+    | BLK_MQ
+)
+
+
+def _serial(text: str) -> str:
+    if len(text) > ID_BYTES or not (text.isascii() and text.isprintable()):
+        raise ValueError(f"at most {ID_BYTES} printable characters of ASCII, not {text!r}")
+    return text
+
+
+class VirtioBlk(VirtioPci):
+    """Keys: see KEYS in models/disk.py; `queues`: how many; `serial`: what GET_ID tells."""
+
+    name = "virtio-blk"
+    kind = BLOCK
+    opens: ClassVar[type[Disk]] = Disk
+    keys: ClassVar[Keys] = {
+        **KEYS,
+        "queues": Key(number(1, MOST_QUEUES), "N", "how many queues it has (default: 4)"),
+        "serial": Key(
+            _serial, "TEXT", f"its serial number, up to {ID_BYTES} characters (default: iommud and where it is)"
+        ),
+    }
+
+    def __init__(
+        self,
+        slot: Slot,
+        *,
+        file: str | None = None,
+        size: int | None = None,
+        readonly: bool = False,
+        lba: int = SECTOR,
+        queues: int = 4,
+        serial: str | None = None,
+    ) -> None:
+        """ValueError: as Disk."""
+        self.disk: Final = self.opens(file, size=size, readonly=readonly)
+        self.queues = queues
+        self.offered = _OFFERED | (BLK_RO if readonly else BLK_DISCARD | BLK_WRITE_ZEROES)
+        self._lba: Final = lba
+        self._identity: Final = (f"iommud-{slot.address}" if serial is None else serial).encode().ljust(ID_BYTES, b"\0")
+        self._writeback: int | None = None  # as the driver has set it
+        self.size: Final = self.disk.size // lba * lba  # bytes
+        self._services: dict[int, Service] = {}
+        self._waiting: set[int] = set()  # queues that were notified of while older work holds
+        self._threads: Final = Threads(slot.scheduler, self._free)
+        super().__init__(slot, 0x010000)
+
+    # --- the device's own registers ---
+
+    def device_config(self) -> bytes:
+        freed = () if self.disk.readonly else (DISCARD_SECTORS, RANGES, _GOOD // SECTOR, ZEROES_SECTORS, RANGES, 1)
+        return BLK_CONFIG.pack(
+            self.size // SECTOR,
+            PIECE,
+            SEGMENTS,
+            self._lba,
+            (_GOOD // self._lba).bit_length() - 1,
+            0,  # the first block is aligned to those that it is good at
+            _GOOD // self._lba,
+            0,  # no length is better than others
+            self._caches,
+            self.queues,
+            *(freed or (0,) * 6),
+        )
+
+    def device_config_written(self, offset: int, data: bytes) -> None:
+        if self.features & BLK_CONFIG_WCE and offset <= BLK_WRITEBACK < offset + len(data):
+            self._writeback = int(data[BLK_WRITEBACK - offset] != 0)
+
+    @property
+    def _caches(self) -> bool:
+        """The register `writeback`."""
+        if self._writeback is not None:
+            return bool(self._writeback)
+        return not self.features & BLK_CONFIG_WCE or bool(self.features & BLK_FLUSH)
+
+    def _writes_through(self) -> bool:
+        return not (self._caches if self.features & BLK_CONFIG_WCE else self.features & BLK_FLUSH)
+
+    # --- queues ---
+
+    def notified(self, index: int) -> None:
+        if self._threads.hold:
+            self._waiting.add(index)
+            return
+        try:
+            if index not in self._services:
+                self._services[index] = Service(
+                    self, index, self.disk, self.size, self._identity, self._threads, self._writes_through
+                )
+            self._services[index].notified()
+        except Broken as broken:
+            self.broken(f"queue {index}: {broken}")
+
+    def stopped(self) -> None:
+        for index in list(self._services):
+            self.queue_stopped(index)
+        self._waiting.clear()
+
+    def queue_stopped(self, index: int) -> None:
+        service = self._services.pop(index, None)
+        if service is not None:
+            service.stop()
+
+    def is_resetting(self, index: int) -> bool:
+        return index not in self._services and self._threads.is_busy(index)
+
+    def forget(self) -> None:
+        super().forget()
+        self._writeback = None
+        self._threads.reset()
+
+    def _free(self) -> None:
+        """Nothing of the time before a reset is under way any more."""
+        self.after(0, self._serve_waiting)
+
+    def _serve_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for index in sorted(waiting):
+            if self.common.is_live and self.common.queues[index].enabled:
+                self.notified(index)
