@@ -28,7 +28,7 @@ class Job:
 
 
 class DiskWork:
-    """`settled`: called after the `done` of each batch."""
+    """`settled`: called after the `done` of each batch, and when nothing `holds` any more."""
 
     def __init__(self, scheduler: Scheduler, settled: Callable[[], None]) -> None:
         self._scheduler: Final = scheduler
@@ -37,6 +37,11 @@ class DiskWork:
         self._lanes = 0  # that are under way
         self._old = 0  # of these, begun before the last reset
         self._era = 0
+
+    @property
+    def holds(self) -> bool:
+        """Something is under way that was begun before the last reset."""
+        return bool(self._old)
 
     def add(self, job: Job) -> None:
         """Do it soon, in any order with what was not done yet."""
@@ -71,6 +76,8 @@ class DiskWork:
             if era == self._era:
                 for job in jobs:
                     job.done()
+                self._settled()
+            elif not self._old:
                 self._settled()
             self.go()
 
