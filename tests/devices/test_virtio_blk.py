@@ -304,9 +304,10 @@ def test_nothing_waits_for_the_disk_while_the_driver_waits(rings: int) -> None:
     ]
     driver.notify()
     assert (disk.log, driver.collect()) == ([], {})
-    driver.rig.clock.step()
-    assert disk.log == ["write", "read", "flush", "zero"], "in one batch"
-    assert driver.collect() == {}, "the thread does not touch the driver's memory"
+    for _ in sent:
+        driver.rig.clock.step()
+    assert disk.log == ["write", "read", "flush", "zero"]
+    assert driver.collect() == {}, "threads do not touch the driver's memory"
     identity = driver.send(GET_ID, room=20)
     driver.notify()
     assert list(driver.collect()) == ([] if rings & IN_ORDER else [identity]), "which need not wait"
@@ -315,7 +316,7 @@ def test_nothing_waits_for_the_disk_while_the_driver_waits(rings: int) -> None:
     done = driver.collect()
     assert list(done) == ([*sent, identity] if rings & IN_ORDER else sent)
     assert {each.status for each in done.values()} == {OK}
-    assert driver.interrupts() == 1
+    assert driver.interrupts() == (1 if rings & EVENT_IDX else 4)
     assert disk.read(0, 1024) == bytes(512) + b"\x11" * 512
     driver.close()
 

@@ -209,11 +209,16 @@ class Packed:
 
 
 def table_of(parts: Sequence[Part], *, chained: bool) -> bytes:
-    """An indirect table."""
+    """An indirect table: of a split ring, in which flags and the next one follow; or of a packed
+    ring, in which an ID and flags do.
+    """
     rows = []
     for n, (iova, length, writes) in enumerate(parts):
         more = chained and n < len(parts) - 1
-        rows.append(struct.pack("<QIHH", iova, length, writes * 2 | more, n + 1 if more else 0))
+        flags = writes * 2 | more
+        rows.append(
+            struct.pack("<QIHH", iova, length, *((flags, n + 1 if more else 0) if chained else (0xAAAA, flags)))
+        )
     return b"".join(rows)
 
 

@@ -14,11 +14,11 @@ from typing import ClassVar, Final
 
 from ...pci.function import Slot
 from ..disk import KEYS, Disk
+from ..disk_work import DiskWork
 from ..keys import Key, Keys, number
 from .chain import Broken
 from .request import DISCARD_SECTORS, RANGES, SEGMENTS, ZEROES_SECTORS
 from .service import PIECE, Service
-from .threads import Threads
 from .transport import VirtioPci
 from .wire import (
     ACCESS_PLATFORM,
@@ -107,8 +107,9 @@ class VirtioBlk(VirtioPci):
         self._writeback: int | None = None  # as the driver has set it
         self.size: Final = self.disk.size // lba * lba  # bytes
         self._services: dict[int, Service] = {}
+        self._ending: dict[int, Service] = {}  # of queues that were reset
         self._waiting: set[int] = set()  # queues that were notified of while older work holds
-        self._threads: Final = Threads(slot.scheduler, self._free)
+        self._work: Final = DiskWork(slot.scheduler, self._settled)
         super().__init__(slot, 0x010000)
 
     # --- the device's own registers ---
@@ -146,42 +147,50 @@ class VirtioBlk(VirtioPci):
     # --- queues ---
 
     def notified(self, index: int) -> None:
-        if self._threads.hold:
+        if self._work.holds:
             self._waiting.add(index)
             return
-        try:
-            if index not in self._services:
+        if index not in self._services:
+            try:
                 self._services[index] = Service(
-                    self, index, self.disk, self.size, self._identity, self._threads, self._writes_through
+                    self,
+                    index,
+                    self.disk,
+                    self._work,
+                    size=self.size,
+                    identity=self._identity,
+                    writes_through=self._writes_through,
                 )
-            self._services[index].notified()
-        except Broken as broken:
-            self.broken(f"queue {index}: {broken}")
+            except Broken as broken:
+                self.broken(f"queue {index}: {broken}")
+                return
+        self._services[index].notified()
+
+    def _settled(self) -> None:
+        for index in sorted(self._waiting):
+            if self.common.is_live and self.common.queues[index].enabled:
+                self.notified(index)
+        self._waiting.clear()
+        for service in list(self._services.values()):
+            service.settled()
 
     def stopped(self) -> None:
-        for index in list(self._services):
-            self.queue_stopped(index)
+        for service in self._services.values():
+            service.stop()
+        self._services.clear()
+        self._ending.clear()
         self._waiting.clear()
+        self._work.reset()
 
     def queue_stopped(self, index: int) -> None:
         service = self._services.pop(index, None)
         if service is not None:
             service.stop()
+            self._ending[index] = service
 
     def is_resetting(self, index: int) -> bool:
-        return index not in self._services and self._threads.is_busy(index)
+        return index in self._ending and self._ending[index].is_busy
 
     def forget(self) -> None:
         super().forget()
         self._writeback = None
-        self._threads.reset()
-
-    def _free(self) -> None:
-        """Nothing of the time before a reset is under way any more."""
-        self.after(0, self._serve_waiting)
-
-    def _serve_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, set()
-        for index in sorted(waiting):
-            if self.common.is_live and self.common.queues[index].enabled:
-                self.notified(index)

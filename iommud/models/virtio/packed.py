@@ -45,6 +45,8 @@ class _Position:
 
 
 class PackedRing(Ring):
+    alignments = (16, 4, 4)
+
     def __init__(self, function: PciFunction, place: Place, features: int) -> None:
         super().__init__(function, place, features)
         self._next, self._used = _Position(place.size), _Position(place.size)
@@ -58,13 +60,13 @@ class PackedRing(Ring):
 
     def take(self, most: int) -> list[Chain]:
         self._tell_late()
-        size, start, wrap = self._place.size, self._next.at, self._next.wrap
-        ahead = self._read(self._place.descriptors + DESCRIPTOR.size * start, DESCRIPTOR.size * (size - start))
-        if not _is_available(ahead, 0, wrap):
+        at, length = self._place.descriptors, DESCRIPTOR.size * self._place.size
+        ahead = self._read(at, length)
+        if not _is_available(ahead, self._next):
             return []
-        table = self._read(self._place.descriptors, DESCRIPTOR.size * size)
+        table = self._read(at, length)
         chains: list[Chain] = []
-        while len(chains) < most and self._next.wrap == wrap and _is_available(ahead, self._next.at - start, wrap):
+        while len(chains) < most and _is_available(ahead, self._next):
             try:
                 chain = self._chain(table, self._next.at)
             except Broken as broken:
@@ -112,7 +114,7 @@ class PackedRing(Ring):
             places.append(self._place.descriptors + DESCRIPTOR.size * self._used.at + _HALF)
             self._used.advance(chain.slots)
             self._in_use -= chain.slots
-            self._given += chain.slots
+            self.given += chain.slots
         data = bytes(halves)
         moves: list[Move] = [*before]
         moves += [(place, _HALF * n, _HALF, data) for n, place in enumerate(places) if n]
@@ -122,7 +124,7 @@ class PackedRing(Ring):
         self._move(moves)
 
     def wants_interrupt(self) -> bool:
-        given, self._given = self._given, 0
+        given, self.given = self.given, 0
         if not given:
             return False
         event, flags = EVENTS.unpack(self._read(self._place.driver, EVENTS.size))
@@ -157,7 +159,7 @@ class PackedRing(Ring):
         self._move([(self._place.device + 2, 0, 2, flags.to_bytes(2, "little"))])
 
 
-def _is_available(descriptors: bytes, index: int, wrap: bool) -> bool:
+def _is_available(descriptors: bytes, position: _Position) -> bool:
     """Whether the descriptor was made available in this round, and not used since."""
-    (flags,) = _FLAGS.unpack_from(descriptors, DESCRIPTOR.size * index + DESCRIPTOR.size - _FLAGS.size)
-    return bool(flags & AVAIL) == wrap != bool(flags & USED)
+    (flags,) = _FLAGS.unpack_from(descriptors, DESCRIPTOR.size * (position.at + 1) - _FLAGS.size)
+    return bool(flags & AVAIL) == position.wrap != bool(flags & USED)

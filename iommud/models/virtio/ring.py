@@ -32,14 +32,21 @@ class Ring:
     """Each method raises Broken when the ring makes no sense, or cannot be reached."""
 
     armed: bool  # the driver tells of the next buffer that it makes available
+    alignments: tuple[int, int, int]  # of its descriptors, the driver's part and the device's (bytes)
 
     def __init__(self, function: PciFunction, place: Place, features: int) -> None:
+        """Broken: it is not aligned."""
+        parts = ("descriptors", "driver", "device")
+        for name, alignment in zip(parts, self.alignments, strict=True):
+            iova = getattr(place, name)
+            if iova % alignment:
+                raise Broken(f"its part {name} at {iova:#x} is not aligned to {alignment} bytes")
         self._function = function
         self._place = place
         self._has_events = bool(features & EVENT_IDX)
         self._has_tables = bool(features & INDIRECT_DESC)
         self._late: Broken | None = None  # is told when the buffers before it have been taken
-        self._given = 0  # since the driver's wishes were last asked for
+        self.given = 0  # since the driver's wishes were last asked for
 
     def take(self, most: int) -> list[Chain]:
         """Buffers that the driver has made available, `most` of them at most (1 or more)."""

@@ -2,12 +2,9 @@
 
 All that is available is taken at once, done as far as it need not wait, given back, and told by one
 interrupt: while the driver's notification waits, since a driver that polls would only take the
-processor away. What takes too long for that is the backlog: what waits for the disk, what is large,
-and what came when much had been done already. It is worked off beside all else, in pieces, with
-one batch in a thread at a time.
-
-A thread never touches the driver's memory, whose mapping may go meanwhile: data is copied before
-it, or after it.
+processor away. What has to wait for the disk is done in threads, piece by piece. They never touch
+the driver's memory, whose mapping may go meanwhile: data is copied before, or after. What is large,
+or came when much had been done already, is the backlog, which is worked off beside all else.
 
 Ref: VIRTIO 1.2 2.6, 5.2.6
 """
@@ -20,24 +17,23 @@ from typing import Final
 from ...pci.function import DmaFault
 from ...pci.scheduler import Cancel
 from ..disk import Disk, why_failed
+from ..disk_work import DiskWork, Job
 from .chain import Broken, Chain, cut, read, read_each, write
 from .request import Request
-from .threads import Threads
 from .transport import MOST_DESCRIPTORS, VirtioPci
 from .wire import IN_ORDER, S_IOERR, S_OK, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT
 
 TURN: Final = 4 << 20  # bytes after which others have a turn
 COST: Final = 8 << 10  # bytes that a request counts for, beside its data
 PIECE: Final = 1 << 20  # bytes that are moved without a turn for others
+WINDOW: Final = 4 << 20  # bytes of a queue that are kept for threads
 FREED: Final = 32 << 20  # bytes of memory that are discarded without a turn for others
-
-Call = Callable[[], bytes | None]  # for a thread
 
 
 class Service:
     """`size`: bytes of the disk that there are for the driver. `identity`: what GET_ID tells.
-    `writes_through`: whether a write that is told as done stays
-    even if the machine loses its power.
+    `writes_through`: whether a write that is told as done stays even if the machine loses its
+    power.
     """
 
     def __init__(
@@ -45,18 +41,18 @@ class Service:
         function: VirtioPci,
         index: int,
         disk: Disk,
+        work: DiskWork,
+        *,
         size: int,
         identity: bytes,
-        threads: Threads,
         writes_through: Callable[[], bool],
     ) -> None:
-        """Broken: the ring is at no place where it can be."""
         self._function: Final = function
         self._index: Final = index
         self._disk: Final = disk
+        self._work: Final = work
         self._size: Final = size
         self._identity: Final = identity
-        self._threads: Final = threads
         self._writes_through: Final = writes_through
         self._features: Final = function.features
         self._in_order: Final = bool(self._features & IN_ORDER)
@@ -65,20 +61,49 @@ class Service:
         self._order: deque[Request] = deque()  # as they were made available, if that matters
         self._backlog: deque[Request] = deque()
         self._more = False  # there may be more in the ring, and the driver need not tell
-        self._work: Cancel | None = None
+        self._beside: Cancel | None = None  # the work on the backlog
+        self._out = 0  # bytes that were handed to threads
+        self._stopped = False
 
     def notified(self) -> None:
-        """The driver has made buffers available. Broken: as Ring."""
-        if not self._more:
-            self._turn()
-        if self._work is None and (self._more or self._backlog):
-            self._work = self._function.start(self._go_on)
+        """The driver has made buffers available."""
+        self._guarded(self._look)
+
+    def settled(self) -> None:
+        """Something may have come back from threads."""
+        self._guarded(self._settle)
 
     def stop(self) -> None:
-        """Give all up. What is in a thread goes on to its end."""
-        work, self._work = self._work, None
-        if work is not None:
-            work.cancel()
+        """Give all up. What is in threads goes on to its end."""
+        self._stopped = True
+        if self._beside is not None:
+            self._beside.cancel()
+
+    @property
+    def is_busy(self) -> bool:
+        """Something is in threads."""
+        return bool(self._out)
+
+    def _guarded(self, do: Callable[[], None]) -> None:
+        if self._stopped:
+            return
+        try:
+            do()
+        except Broken as broken:
+            if self._ring.given:
+                self._function.interrupt_queue(self._index)
+            self._function.broken(f"queue {self._index}: {broken}")
+
+    def _look(self) -> None:
+        if not self._more:
+            self._turn()
+        self._work.go()
+        if self._beside is None and self._can_go_on:
+            self._beside = self._function.start(self._go_on)
+
+    def _settle(self) -> None:
+        self._give()
+        self._look()
 
     def _turn(self) -> None:
         """Take and do as much as can be done while others wait."""
@@ -115,8 +140,9 @@ class Service:
             spent += COST
             if status is not None:
                 self._finish(request, status)
-            elif spent < most and request.length <= PIECE and self._advance(request):
+            elif spent < most and request.length <= PIECE:
                 spent += request.length
+                self._step(request)
             else:
                 self._backlog.append(request)
         return spent
@@ -135,24 +161,34 @@ class Service:
                 [(request.chain, request.written) for request in done], [request.status_move for request in done]
             )
 
-    # --- what is done at once ---
+    # --- a request ---
 
-    def _advance(self, request: Request) -> bool:
-        """Do a request's next piece. False: that would have to be waited for."""
+    def _step(self, request: Request) -> None:
+        """Do its next piece, or have it done by a thread."""
         try:
-            if not self._do(request):
-                return False
+            if self._do(request):
+                self._advance(request, 0)
+            elif self._out < WINDOW:
+                self._hand_over(request)
+            else:
+                self._backlog.append(request)
         except DmaFault:
             self._finish(request, S_IOERR)
         except OSError as error:
             self._fail(request, error)
+
+    def _advance(self, request: Request, length: int) -> None:
+        """So many bytes more of it are done."""
+        request.done += length
+        if request.done == request.length:
+            self._finish(request, S_OK)
         else:
-            if request.done == request.length:
-                self._finish(request, S_OK)
-        return True
+            self._backlog.append(request)
 
     def _do(self, request: Request) -> bool:
-        """As `_advance`. Raises DmaFault and OSError."""
+        """Do its next piece at once. False: it would have to be waited for. Raises DmaFault, and
+        OSError.
+        """
         disk = self._disk
         if request.kind == T_FLUSH:
             return disk.is_memory or disk.readonly
@@ -182,83 +218,77 @@ class Service:
         request.done += length
         return True
 
-    # --- the backlog ---
-
-    async def _go_on(self) -> None:
-        try:
-            while self._backlog or self._more:
-                waiting, calls = self._batch()
-                if calls:
-                    through = self._writes_through() and any(request.kind != T_IN for request in waiting)
-                    call = partial(_call_all, calls, self._disk.flush if through else None)
-                    for request, result in zip(waiting, await self._threads.run(self._index, call), strict=True):
-                        self._done_in_thread(request, result)
-                else:
-                    await self._function.scheduler.sleep(0)
-                self._give()
-                self._turn()
-        except Broken as broken:
-            self._function.broken(f"queue {self._index}: {broken}")
-        self._work = None
-
-    def _batch(self) -> tuple[list[Request], list[Call]]:
-        """Do pieces of the backlog at once. Those of which a piece has to be done in a thread, and
-        how.
-        """
-        spent = 0
-        waiting: list[Request] = []
-        calls: list[Call] = []
-        for _ in range(len(self._backlog)):
-            if spent >= TURN:
-                break
-            request = self._backlog.popleft()
-            spent += COST + min(PIECE, request.length - request.done)
-            if self._advance(request):
-                if request.status is None:
-                    self._backlog.append(request)
-                continue
-            try:
-                calls.append(self._call(request))
-                waiting.append(request)
-            except DmaFault:
-                self._finish(request, S_IOERR)
-        return waiting, calls
-
-    def _call(self, request: Request) -> Call:
-        """For a thread: the next piece of a request. Raises DmaFault."""
+    def _hand_over(self, request: Request) -> None:
+        """Have its next piece done by a thread. Raises DmaFault."""
         disk = self._disk
-        if request.kind == T_FLUSH:
-            return disk.flush
-        if request.kind not in (T_IN, T_OUT):
-            return partial(_free, disk, request)
         position, length, parts = request.next(PIECE)
-        if request.kind == T_IN:
-            return partial(disk.read, position, length)
-        return partial(disk.write, position, read(self._function, parts))
+        call: Callable[[], bytes | None]
+        if request.kind == T_FLUSH:
+            call = disk.flush
+        elif request.kind == T_IN:
+            call = partial(disk.read, position, length)
+        elif request.kind == T_OUT:
+            call = partial(disk.write, position, read(self._function, parts))
+        else:
+            call, length = partial(_free, disk, request), request.length
+        through = request.kind not in (T_IN, T_FLUSH) and self._writes_through()
+        results: list[bytes | OSError | None] = []
 
-    def _done_in_thread(self, request: Request, result: bytes | OSError | None) -> None:
+        def run() -> None:
+            try:
+                results.append(call())
+                if through:
+                    disk.flush()
+            except OSError as error:
+                results[:] = [error]
+
+        kept = COST + (length if request.kind in (T_IN, T_OUT) else 0)
+        self._out += kept
+        self._work.add(Job(run, lambda: self._came_back(request, length, kept, results[0])))
+
+    def _came_back(self, request: Request, length: int, kept: int, result: bytes | OSError | None) -> None:
+        self._out -= kept
+        if self._stopped:
+            return
         if isinstance(result, OSError):
             self._fail(request, result)
             return
-        if request.kind in (T_IN, T_OUT):
-            _, length, parts = request.next(PIECE)
-            try:
-                if result is not None:
-                    write(self._function, parts, result)
-            except DmaFault:
-                self._finish(request, S_IOERR)
-                return
-            request.done += length
+        try:
+            if result is not None:
+                write(self._function, cut(request.parts, request.done, request.done + length), result)
+        except DmaFault:
+            self._finish(request, S_IOERR)
         else:
-            request.done = request.length
-        if request.done == request.length:
-            self._finish(request, S_OK)
-        else:
-            self._backlog.append(request)
+            self._advance(request, length)
 
     def _fail(self, request: Request, error: OSError) -> None:
         self._function.complain(f"{self._disk}: {why_failed(error)}")
         self._finish(request, S_IOERR)
+
+    # --- the backlog ---
+
+    async def _go_on(self) -> None:
+        while self._can_go_on and not self._stopped:
+            self._guarded(self._pass)
+            await self._function.scheduler.sleep(0)
+        self._beside = None
+
+    @property
+    def _can_go_on(self) -> bool:
+        return self._more or bool(self._backlog and self._out < WINDOW)
+
+    def _pass(self) -> None:
+        """Do of the backlog, and then of the ring, as much as can be done while others wait."""
+        left = TURN
+        for _ in range(len(self._backlog)):
+            if left <= 0 or self._out >= WINDOW:
+                break
+            request = self._backlog.popleft()
+            left -= COST + min(PIECE, request.length - request.done)
+            self._step(request)
+        self._give()
+        self._turn()
+        self._work.go()
 
 
 def _free(disk: Disk, request: Request) -> None:
@@ -268,19 +298,3 @@ def _free(disk: Disk, request: Request) -> None:
             disk.discard(position, length)
         else:
             disk.zero(position, length, free=free)
-
-
-def _call_all(calls: Sequence[Call], flush: Callable[[], None] | None) -> list[bytes | OSError | None]:
-    """In a thread: the results. If in the end a flush fails, nothing was written."""
-    results: list[bytes | OSError | None] = []
-    for call in calls:
-        try:
-            results.append(call())
-        except OSError as error:
-            results.append(error)
-    if flush is not None:
-        try:
-            flush()
-        except OSError as error:
-            results = [error if result is None else result for result in results]
-    return results

@@ -32,6 +32,8 @@ _U16: Final = 0xFFFF
 
 
 class SplitRing(Ring):
+    alignments = (16, 2, 4)
+
     def __init__(self, function: PciFunction, place: Place, features: int) -> None:
         super().__init__(function, place, features)
         self._next = 0  # the next entry of the available ring
@@ -111,7 +113,7 @@ class SplitRing(Ring):
             self._first = done[before_first][0].id
         self._used = self._used + len(done) & _U16
         self._heads.difference_update(chain.id for chain, _ in done)
-        self._given += len(done)
+        self.given += len(done)
         moves.append(self._head())
         if self._has_events and not self._muted:
             moves.append(self._event_move())
@@ -131,7 +133,7 @@ class SplitRing(Ring):
         return at, 0, 2, self._next.to_bytes(2, "little")
 
     def wants_interrupt(self) -> bool:
-        given, self._given = self._given, 0
+        given, self.given = self.given, 0
         if not given:
             return False
         if self._has_events:
@@ -156,9 +158,11 @@ def _walk(table: bytes, index: int) -> Iterator[tuple[int, int, int]]:
     count = len(table) // DESCRIPTOR.size
     for _ in range(count):
         if index >= count:
-            raise Broken(f"descriptor {index} is beyond a table of {count}")
+            break
         iova, length, flags, index = DESCRIPTOR.unpack_from(table, DESCRIPTOR.size * index)
         yield iova, length, flags
         if not flags & NEXT:
             return
+    if index >= count:
+        raise Broken(f"descriptor {index} is beyond a table of {count}")
     raise Broken(f"a chain in a table of {count} descriptors has a loop")
