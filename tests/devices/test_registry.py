@@ -8,7 +8,7 @@ from iommud.pci.address import Address
 from iommud.pci.function import Slot
 
 KINDS = ("vtd", "amd")
-DISKS = {"virtio-blk"}  # which must be told how large they are
+DISKS = {"nvme", "virtio-blk"}  # which must be told how large they are
 
 
 def test_a_model_alone_is_enough() -> None:
@@ -28,8 +28,8 @@ def test_every_key() -> None:
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        ("ed", "there is no model 'ed': there are edu, ioat, null and virtio-blk"),
-        ("", "there is no model '': there are edu, ioat, null and virtio-blk"),
+        ("ed", "there is no model 'ed': there are edu, ioat, null, nvme and virtio-blk"),
+        ("", "there is no model '': there are edu, ioat, null, nvme and virtio-blk"),
         ("edu,", "edu has no key '': there are bdf, iommu, group, mmap, driver, dma_mask and dma_time"),
         ("null,dma_mask=1", "null has no key 'dma_mask': there are bdf, iommu, group, mmap and driver"),
         ("edu,bdf", "edu: bdf needs a value: bdf=SSSS:BB:DD.F"),
