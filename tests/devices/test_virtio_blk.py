@@ -388,6 +388,23 @@ def test_many_requests_leave_others_their_turn(rings: int) -> None:
     driver.close()
 
 
+def test_long_tables_leave_others_their_turn() -> None:
+    """A driver can have a device look at 256 times 1024 descriptors, which takes a while."""
+    driver = Driver(INDIRECT | EVERY, depth=64)
+    memory, ring = driver.memory, driver.rings[0]
+    name, table = memory.take(21), memory.take(1024 * 16)
+    parts = [(driver.header(GET_ID), 16, False), *[(name, 0, True)] * 1021, (name, 20, True), (name + 20, 1, True)]
+    for _ in range(64):
+        ring.add(parts, table)
+    driver.notify()
+    assert 0 < len(ring.used()) < 32
+    driver.rig.clock.pass_()
+    assert ring.room == 64 - len(ring.chains)
+    ring.used()
+    assert ring.room == 64
+    driver.close()
+
+
 def test_no_old_write_comes_after_a_reset(rings: int) -> None:
     """What is in a thread cannot be called back. So the next driver's requests wait for it."""
     driver = Driver(rings | EVERY, kind=SlowBlk)

@@ -1,5 +1,5 @@
-"""`make clients`: programs of others, unmodified, on emulated devices (edu, ioat), as root and as
-an ordinary user.
+"""`make clients`: programs of others, unmodified, on emulated devices (edu, ioat,
+virtio-blk), as root and as an ordinary user.
 
 Exit status: 0 all pass, 1 not, 77 they cannot be had on this machine (the last line on stderr says
 why).
@@ -20,7 +20,7 @@ from typing import Final
 from tests.debian import NotHere
 from tests.support import ROOT, lacking
 
-from . import dpdk, guest, kernels, qemu
+from . import blkio, dpdk, guest, kernels, qemu
 from .users import Check, User, users
 
 PLACE: Final = ROOT / "build" / "real_clients"
@@ -48,7 +48,12 @@ def main() -> int:
     options = parser.parse_args()
     passed = failed = 0
     try:
-        for name, check in (*kernels.checks(PLACE / "selftests"), *_qemus(), *(() if options.brief else _dpdks())):
+        for name, check in (
+            *kernels.checks(PLACE / "selftests"),
+            *_qemus(),
+            *_blkios(),
+            *(() if options.brief else _dpdks()),
+        ):
             if options.only and not any(word in name for word in options.only):
                 continue
             with _load(options.load):
@@ -117,6 +122,45 @@ def _given(user: User, way: str) -> list[str]:
 
 def _boot(command: list[str]) -> str:
     return guest.boot(command, _guest())[-1]
+
+
+def _blkios() -> Iterator[Check]:
+    for user in users("--open", str(blkio.QEMU_IO.root)):
+        for options in (), kernels.TYPE1:
+            where = ", on VFIO's own container" if options else ""
+            yield f"qemu-io on virtio-blk{where}, as {user.name}", partial(_patterns, user, options)
+
+
+def _patterns(user: User, options: Sequence[str]) -> str:
+    """What it writes is read, by it and in the file; and it notices what is not as it was."""
+    patterns = blkio.Patterns(0)
+    with _place() as place:
+        file = place / "disk.img"
+        device = f"virtio-blk,bdf={BDF},file={file},size={blkio.SIZE}"
+
+        def ask(commands: Sequence[str]) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                user.run([device], blkio.command(BDF, commands), *options),
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"XDG_RUNTIME_DIR": str(place)},
+                cwd="/",
+            )
+
+        untouched = f"read -P 0 0 {blkio.UNTOUCHED}"
+        done = ask([*patterns.commands, untouched])
+        said = done.stdout + done.stderr
+        assert not done.returncode, f"status {done.returncode}\n{said[-8000:]}"
+        assert "failed" not in said, said[-8000:]
+        assert blkio.checksum(file) == patterns.checksum, "the file is not what was written"
+        blkio.spoil(file, blkio.UNTOUCHED // 2)
+        assert blkio.checksum(file) != patterns.checksum
+        done = ask([untouched])
+        assert done.returncode, "a wrong bit was not noticed"
+        assert f"Pattern verification failed at offset 0, {blkio.UNTOUCHED} bytes" in done.stdout, done.stdout
+    return f"{len(patterns.commands)} commands"
 
 
 def _dpdks() -> Iterator[Check]:

@@ -35,6 +35,10 @@ class Chain:
         self.writable: list[Part] = []
         self.table: Part | None = None
 
+    def __len__(self) -> int:
+        """Its descriptors."""
+        return len(self.readable) + len(self.writable)
+
     def add(self, iova: int, length: int, flags: int) -> None:
         """One more descriptor. Broken: it is to be read, and comes after one that is to be written;
         or it is one too many.
@@ -45,7 +49,7 @@ class Chain:
             raise Broken(f"a descriptor to be read ({iova:#x}, {length} bytes) comes after one to be written")
         else:
             self.readable.append((iova, length))
-        if len(self.readable) + len(self.writable) > MOST:
+        if len(self) > MOST:
             raise Broken(f"a chain has more than {MOST} descriptors")
 
     def refer(self, iova: int, length: int) -> None:

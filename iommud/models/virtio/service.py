@@ -20,11 +20,13 @@ from ..disk import Disk, why_failed
 from ..disk_work import DiskWork, Job
 from .chain import Broken, Chain, cut, read, read_each, write
 from .request import Request
-from .transport import MOST_DESCRIPTORS, VirtioPci
+from .transport import VirtioPci
 from .wire import IN_ORDER, S_IOERR, S_OK, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT
 
 TURN: Final = 4 << 20  # bytes after which others have a turn
+BATCH: Final = 64  # requests that are taken together
 COST: Final = 8 << 10  # bytes that a request counts for, beside its data
+SEGMENT_COST: Final = 256  # and each of its descriptors
 PIECE: Final = 1 << 20  # bytes that are moved without a turn for others
 WINDOW: Final = 4 << 20  # bytes of a queue that are kept for threads
 FREED: Final = 32 << 20  # bytes of memory that are discarded without a turn for others
@@ -109,7 +111,7 @@ class Service:
         """Take and do as much as can be done while others wait."""
         left = TURN
         while left > 0:
-            chains = self._ring.take(MOST_DESCRIPTORS)
+            chains = self._ring.take(BATCH)
             if self._ring.wants_interrupt():
                 self._function.interrupt_queue(self._index)
             if chains:
@@ -137,7 +139,7 @@ class Service:
             status = request.understand(
                 header, self._function, features=self._features, size=self._size, readonly=self._disk.readonly
             )
-            spent += COST
+            spent += COST + SEGMENT_COST * len(request.chain)
             if status is not None:
                 self._finish(request, status)
             elif spent < most and request.length <= PIECE:
