@@ -2,11 +2,12 @@
 
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
+from iommud.engine.device.device import Move
 from tests.engine.fakes import unmap
 
 from .virtio import (
@@ -176,6 +177,32 @@ def test_what_comes_while_it_stops_is_not_missed(packed: int) -> None:
     function.dma_moves = moves  # type: ignore[method-assign]
     driver.notify()
     assert set(driver.collect()) == {status, *sent}
+    driver.close()
+
+
+def test_a_driver_that_polls_sees_nothing_half_done(packed: int) -> None:
+    """Whatever was written last: what is used has its status, and what came of it."""
+    driver = Driver(packed | INDIRECT, depth=4)
+    ring, function = driver.rings[0], driver.rig.function
+    begun = function.dma_moves
+    seen: list[int] = []
+
+    def moves(given: Sequence[Move], begin: int = 0) -> int:
+        for at in range(begin, len(given)):
+            assert begun(given[at : at + 1]) == 1
+            for number, length in ring.used():
+                _, room, status = driver.pending[0].pop(number)
+                assert driver.memory.read(status, 1) == b"\0"
+                assert length == room + 1
+                seen.append(number)
+        return len(given) - begin
+
+    function.dma_moves = moves  # type: ignore[method-assign, assignment]
+    for _ in range(3):
+        sent = [driver.send(GET_ID, room=20, indirect=True) for _ in range(3)]
+        driver.notify()
+        assert seen == sent
+        seen.clear()
     driver.close()
 
 

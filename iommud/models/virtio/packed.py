@@ -3,8 +3,7 @@ says that they are used, each by two bits that change their meaning with each ro
 
 A descriptor's flags come last, and so does a copy of them: they may be new where the rest is old.
 So what is available is looked up first, and read then. A used descriptor's second half, with its
-length, ID and flags, is written in one piece; of several, the first one is written last, because
-the driver looks there.
+length, ID and flags, is written in one piece.
 
 Ref: VIRTIO 1.2 2.8
 """
@@ -117,8 +116,7 @@ class PackedRing(Ring):
             self.given += chain.slots
         data = bytes(halves)
         moves: list[Move] = [*before]
-        moves += [(place, _HALF * n, _HALF, data) for n, place in enumerate(places) if n]
-        moves.append((places[0], 0, _HALF, data))
+        moves += [(place, _HALF * n, _HALF, data) for n, place in enumerate(places)]
         if self._has_events and not self._muted:
             moves += self._event_moves()
         self._move(moves)
