@@ -20,7 +20,7 @@ from typing import Final
 from tests.debian import NotHere
 from tests.support import ROOT, lacking
 
-from . import blkio, dpdk, guest, kernels, qemu
+from . import blkio, dpdk, guest, kernels, linux, qemu
 from .users import Check, User, users
 
 PLACE: Final = ROOT / "build" / "real_clients"
@@ -52,6 +52,7 @@ def main() -> int:
             *kernels.checks(PLACE / "selftests"),
             *_qemus(),
             *_blkios(),
+            *_linuxes(),
             *(() if options.brief else _dpdks()),
         ):
             if options.only and not any(word in name for word in options.only):
@@ -161,6 +162,23 @@ def _patterns(user: User, options: Sequence[str]) -> str:
         assert done.returncode, "a wrong bit was not noticed"
         assert f"Pattern verification failed at offset 0, {blkio.UNTOUCHED} bytes" in done.stdout, done.stdout
     return f"{len(patterns.commands)} commands"
+
+
+def _linuxes() -> Iterator[Check]:
+    for user in users():
+        if user.may_lock(linux.MEMORY):
+            for shared, keys in (False, ""), (True, ",mmap=off"):
+                what = "a memfd, its BAR not mapped" if shared else "private memory"
+                yield f"Linux on virtio-blk in QEMU with {what}, as {user.name}", partial(_linux, user, shared, keys)
+
+
+def _linux(user: User, shared: bool, keys: str) -> str:
+    with _place() as place:
+        disk = place / "disk.img"
+        linux.fill(disk)
+        command = [*qemu.command(), *linux.machine(place, shared=shared)]
+        device = f"virtio-blk,bdf={BDF},file={disk},serial={linux.SERIAL},queues=2{keys}"
+        return linux.boot(user.run([device], ["sh", "-ec", f"{OPEN}{DEVICE}fd=9", "sh", *command]), disk)
 
 
 def _dpdks() -> Iterator[Check]:

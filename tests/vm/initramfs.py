@@ -4,7 +4,7 @@ program (guest/init).
 
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.debian import NotHere
@@ -20,17 +20,8 @@ def build(kernel: Kernel, settings: Mapping[str, str], units: Mapping[str, str |
     """The archive. `settings`: shell variables for guest/init. `units`: systemd's, by name; None
     masks one. Raises NotHere.
     """
-    busybox = shutil.which(BUSYBOX)
-    if busybox is None:
-        raise NotHere("there is no busybox (the package busybox-static)")
-    files = kernel.needed_for(MODULES)
-    archive = _Archive()
-    archive.directory("bin", "lib", "units")
-    archive.file("bin/busybox", Path(busybox).resolve().read_bytes(), 0o755)
-    archive.file("init", FIRST.read_bytes(), 0o755)
-    archive.file("modules", "".join(f"{path.stem.split('.')[0]}.ko\n" for path in files).encode())
-    for path in files:
-        archive.file(f"lib/{path.stem.split('.')[0]}.ko", read_module(path))
+    archive = beginning(kernel, MODULES, FIRST.read_bytes())
+    archive.directory("units")
     archive.file("settings", "".join(f"{name}='{value}'\n" for name, value in settings.items()).encode())
     for name, text in units.items():
         if "/" in name:
@@ -42,7 +33,25 @@ def build(kernel: Kernel, settings: Mapping[str, str], units: Mapping[str, str |
     return archive.finish()
 
 
-class _Archive:
+def beginning(kernel: Kernel, modules: Sequence[str], first: bytes) -> "Archive":
+    """An archive with busybox, the first program, and in /lib these modules with all that they
+    need; /modules has their names, in an order in which they can be loaded. Raises NotHere.
+    """
+    busybox = shutil.which(BUSYBOX)
+    if busybox is None:
+        raise NotHere("there is no busybox (the package busybox-static)")
+    archive = Archive()
+    archive.directory("bin", "lib")
+    archive.file("bin/busybox", Path(busybox).resolve().read_bytes(), 0o755)
+    archive.file("init", first, 0o755)
+    files = kernel.needed_for(modules)
+    archive.file("modules", "".join(f"{path.stem.split('.')[0]}.ko\n" for path in files).encode())
+    for path in files:
+        archive.file(f"lib/{path.stem.split('.')[0]}.ko", read_module(path))
+    return archive
+
+
+class Archive:
     """A cpio archive of the kind that the kernel unpacks ("newc"). Ref: v7.3
     Documentation/driver-api/early-userspace/buffer-format.rst
     """
