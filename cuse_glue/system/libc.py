@@ -27,8 +27,6 @@ CLONE_NEWUSER: Final = 0x1000_0000
 _CLONE_FILES: Final = 0x400
 _SYS_CLONE: Final = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 _SYS_PIDFD_GETFD: Final = 438
-_SYS_SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}.get(platform.machine())
-_SCHED_ATTR: Final = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
 _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_STATX_DONT_SYNC: Final = 0x4000
@@ -113,16 +111,6 @@ def clone_sharing_descriptors() -> int:
 def pidfd_getfd(pidfd: int, number: int) -> int:
     """pidfd_getfd(2): a descriptor of ours (close-on-exec) for the same open file."""
     return _result(_libc.syscall(_SYS_PIDFD_GETFD, _long(pidfd), _long(number), _long(0)))
-
-
-def sched_setattr(nice: int, turn: int) -> None:
-    """sched_setattr(2) for the calling thread, whose policy stays SCHED_OTHER: it asks for turns of
-    `turn` nanoseconds.
-    """
-    if _SYS_SCHED_SETATTR is None:
-        raise OSError(errno.ENOSYS, "sched_setattr(2) of this machine is not known")
-    attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, turn, 0, 0)
-    _result(_libc.syscall(_SYS_SCHED_SETATTR, _long(0), _ffi.from_buffer(attributes), _ffi.cast("unsigned int", 0)))
 
 
 def identity(place: int | str) -> tuple[int, int]:
