@@ -122,6 +122,7 @@ class PciFunction(Model):
         self.why: Callable[[str], None] | None = None  # told a sentence for each DMA that is refused
         self.__line = False
         self.__awake = True  # it is in D0
+        self.__masters = False  # and may do DMA and send messages
         self.__due: set[_Due] = set()
         self.layout: Final = Layout.of((*self.bars, *_rom_bar(self.rom)), slot.windows)
         self.config: Final = ConfigSpace(
@@ -171,7 +172,7 @@ class PciFunction(Model):
         """Many DMAs, from index `begin` on, in order and quickly. Returns how many were done. The
         next one, if any, is to be done by `dma_read` and `dma_write`, which say why it fails.
         """
-        if self.device is None or not self.__awake or not self.command & r.PCI_COMMAND_MASTER:
+        if self.device is None or not self.__masters:
             return 0
         return self.device.dma_moves(moves, begin)
 
@@ -181,7 +182,7 @@ class PciFunction(Model):
         does not wait. Returns how many bytes were carried; the rest is to be done by `dma_read` and
         `dma_write`, which say why if it fails.
         """
-        if self.device is None or not self.__awake or not self.command & r.PCI_COMMAND_MASTER:
+        if self.device is None or not self.__masters:
             return 0
         return self.device.dma_file(fd, offset, parts, write=write, flags=flags)
 
@@ -190,7 +191,7 @@ class PciFunction(Model):
         Returns what was read before one could not be; the rest is to be done by `dma_read`, which
         says why if it fails.
         """
-        if self.device is None or not self.__awake or not self.command & r.PCI_COMMAND_MASTER:
+        if self.device is None or not self.__masters:
             return b""
         return self.device.dma_gather(parts)
 
@@ -311,23 +312,17 @@ class PciFunction(Model):
         for due in list(self.__due):
             due.cancel()
         self.config.reset()
-        self.__awake = True
+        self.__awake, self.__masters = True, False
         self.messages.reset()
         self.intx(False)
         self.reset()
 
     def __send(self, vector: int) -> None:
-        if self.command & r.PCI_COMMAND_MASTER and self.__awake:
+        if self.__masters:
             self.wires.message(vector)
 
     def __dma(self, iova: int, data: memoryview, *, write: bool) -> None:
-        if not self.command & r.PCI_COMMAND_MASTER:
-            why = "bus mastering is off in its command register"
-        elif not self.__awake:
-            why = f"it is in D{self.power_state}"
-        elif self.device is None:
-            why = "it is bound to no /dev/iommu"
-        else:
+        if self.__masters and self.device is not None:
             try:
                 if write:
                     self.device.dma_write(iova, data)
@@ -336,6 +331,12 @@ class PciFunction(Model):
             except IoctlError as error:  # the engine's observer has been told
                 raise self.__fault(iova, data, str(error), write=write) from error
             return
+        if not self.command & r.PCI_COMMAND_MASTER:
+            why = "bus mastering is off in its command register"
+        elif not self.__awake:
+            why = f"it is in D{self.power_state}"
+        else:
+            why = "it is bound to no /dev/iommu"
         fault = self.__fault(iova, data, why, write=write)
         if self.why is not None:
             self.why(str(fault))
@@ -347,6 +348,7 @@ class PciFunction(Model):
 
     def __written(self, offset: int, size: int) -> None:
         self.__awake = self.power_state == r.PCI_D0
+        self.__masters = self.__awake and bool(self.command & r.PCI_COMMAND_MASTER)
         self.messages.written(offset, size)
         if self.sends_messages:  # a function must not use both
             self.intx(False)

@@ -16,6 +16,7 @@ from ...errors import IoctlError
 from ..mapping.io_pagetable import PROT_READ, PROT_WRITE
 from ..mapping.ioas import Ioas
 from ..mapping.objects import Object
+from ..memory.origin import Mapped
 from . import noiommu
 from .context import Context
 from .fault import PageFault
@@ -177,60 +178,53 @@ class Device(Object):
 
         Nothing is said about why it is not all: then `dma_read` and `dma_write` do it, or raise.
         """
-        attached = self.group.attached_at(self, NO_PASID) if self.iommu.walks else None
-        direct = attached.hwpt.direct if attached is not None else None
-        if direct is None or len(parts) > MOST_MOVES:
-            return 0
-        places: list[int] = []
-        memory = None
-        for iova, length in parts:
-            found = direct.find(iova, length, PROT_WRITE if write else PROT_READ)
-            if found is None:
-                return 0
-            memory = found.memory
-            places += (iova + found.delta, length)
-        if memory is None:
+        memory, places = self._places(parts, PROT_WRITE if write else PROT_READ)
+        if memory is None or len(places) != 2 * len(parts):
             return 0
         carried = (memory.read_file if write else memory.write_file)(fd, offset, places, flags)
-        observer = self.context.host.observer
-        if observer is not None:
-            done = 0
-            for iova, length in parts:
-                done += length
-                if done <= carried:
-                    observer.dma(self, iova, length, write, None)
+        self._observe(parts, carried, write)
         return carried
 
     def dma_gather(self, parts: Sequence[tuple[int, int]]) -> bytes:
         """Read many stretches, one behind the other, at once: pairs of IOVA and bytes (1 or more),
         as `dma_moves`. Returns what was read before one could not be.
         """
+        memory, places = self._places(parts[:MOST_MOVES], PROT_READ)
+        if memory is None:
+            return b""
+        data = bytearray(sum(places[1::2]))
+        copied = memory.gather(places, memoryview(data))
+        self._observe(parts, copied, False)
+        return bytes(data[:copied])
+
+    def _places(self, parts: Sequence[tuple[int, int]], prot: int) -> tuple[Mapped | None, list[int]]:
+        """Where the parts lie (address, bytes, address, ...), up to one that must be reached
+        another way. By which memory any of them is reached makes no difference.
+        """
         attached = self.group.attached_at(self, NO_PASID) if self.iommu.walks else None
         direct = attached.hwpt.direct if attached is not None else None
-        if direct is None:
-            return b""
+        memory: Mapped | None = None
         places: list[int] = []
-        total = 0
-        memory = None
-        for iova, length in parts[:MOST_MOVES]:
-            found = direct.find(iova, length, PROT_READ)
+        if direct is None or len(parts) > MOST_MOVES:
+            return None, places
+        find = direct.find
+        for iova, length in parts:
+            found = find(iova, length, prot)
             if found is None:
                 break
             memory = found.memory
             places += (iova + found.delta, length)
-            total += length
-        if memory is None:
-            return b""
-        data = bytearray(total)
-        copied = memory.gather(places, memoryview(data))
+        return memory, places
+
+    def _observe(self, parts: Sequence[tuple[int, int]], done: int, write: bool) -> None:
+        """Tell of those that were done whole: `done` bytes in all."""
         observer = self.context.host.observer
         if observer is not None:
-            done = 0
-            for iova, length in parts[: len(places) // 2]:
-                done += length
-                if done <= copied:
-                    observer.dma(self, iova, length, False, None)
-        return bytes(data[:copied])
+            for iova, length in parts:
+                done -= length
+                if done < 0:
+                    return
+                observer.dma(self, iova, length, write, None)
 
     def report_fault(self, fault: PageFault, respond: Callable[[int], None]) -> None:
         """Tell whoever handles the faults of the page table that the device is attached to, and

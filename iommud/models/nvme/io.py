@@ -196,11 +196,17 @@ class Io:
         """Carry it between the disk and memory without a buffer; False: that cannot be done, or not
         at once.
         """
-        parts = [(iova, size) for iova, size in where if iova is not None]
-        if len(parts) != len(where):
-            return False
         disk = self._disk
-        return self._function.dma_file(disk.fd, position, parts, write=write, flags=disk.at_once) == length
+        carry = self._function.dma_file
+        if len(where) > 1:
+            parts = [(iova, size) for iova, size in where if iova is not None]
+            if len(parts) != len(where):
+                return False
+            return carry(disk.fd, position, parts, write=write, flags=disk.at_once) == length
+        iova = where[0][0]
+        return (
+            iova is not None and carry(disk.fd, position, ((iova, length),), write=write, flags=disk.at_once) == length
+        )
 
     def _deliver(self, where: Stretches, data: bytes) -> None:
         view = memoryview(data)
