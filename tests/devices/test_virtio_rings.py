@@ -462,6 +462,21 @@ def test_what_came_before_a_broken_one_is_done(driver: Driver) -> None:
     assert (driver.interrupts(), driver.config_interrupts()) == (1, 1)
 
 
+def test_the_other_queues_of_a_broken_device_rest() -> None:
+    driver = Driver(0, kind=SlowBlk, uses=2)
+    for queue in 0, 1:
+        driver.send(OUT, queue, bytes(512), queue=queue)
+        driver.notify(queue)
+    driver.send(GET_ID, room=20, queue=1)
+    driver.memory.put(driver.rings[0].driver + 2, 1000)
+    driver.rig.clock.pass_()
+    assert driver.status == 15 | NEEDS_RESET
+    assert len(driver.collect(0)) == 1
+    assert driver.collect(1) == {}
+    assert (driver.interrupts(0), driver.interrupts(1), driver.config_interrupts()) == (1, 0, 1)
+    driver.close()
+
+
 def test_it_says_nothing_of_a_reset_that_nobody_waits_for() -> None:
     """Without DRIVER_OK no driver listens."""
     driver = Driver(0)
