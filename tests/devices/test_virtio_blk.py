@@ -10,7 +10,7 @@ import pytest
 
 from iommud.models.virtio.blk import VirtioBlk
 from iommud.models.virtio.request import DISCARD_SECTORS, RANGES, SEGMENTS, ZEROES_SECTORS
-from iommud.models.virtio.service import PIECE, TURN
+from iommud.models.virtio.service import PIECE, TURN, WINDOW
 from tests.engine.fakes import P
 
 from .virtio import (
@@ -385,6 +385,32 @@ def test_many_requests_leave_others_their_turn(rings: int) -> None:
     assert done + len(ring.used()) == 17
     ring.add([(driver.header(IN), 16, False), (place, length, True), (status, 1, True)])
     assert ring.wants_notification()
+    driver.close()
+
+
+def test_little_memory_is_kept_for_threads(rings: int) -> None:
+    driver = Driver(rings | EVERY, size=16 << 20, depth=64, kind=SlowBlk)
+    memory, ring, function, disk = driver.memory, driver.rings[0], driver.rig.function, driver.disk
+    read, write = function.dma_read, disk.write
+    kept = [0]
+
+    def dma_read(iova: int, length: int) -> bytes:
+        kept.append(kept[-1] + (length if length == PIECE else 0))
+        return read(iova, length)
+
+    def written(position: int, data: bytes | bytearray | memoryview) -> None:
+        kept.append(kept[-1] - len(data))
+        write(position, data)
+
+    function.dma_read, disk.write = dma_read, written  # type: ignore[method-assign]
+    place, status = memory.take(PIECE), memory.take(1)
+    for n in range(16):
+        ring.add([(driver.header(OUT, 2048 * n), 16, False), (place, PIECE, False), (status, 1, True)])
+        driver.notify()
+    driver.rig.clock.pass_()
+    assert len(ring.used()) == 16
+    assert PIECE < max(kept) <= WINDOW + PIECE
+    assert kept[-1] == 0
     driver.close()
 
 

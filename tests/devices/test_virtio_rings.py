@@ -295,7 +295,7 @@ def test_no_room_for_a_status(driver: Driver) -> None:
 
 def test_a_status_that_cannot_be_written(driver: Driver) -> None:
     raw(driver, [(driver.header(GET_ID), 16, 1), (NOWHERE, 1, 2)])
-    breaks(driver, f"DMA write to {NOWHERE:#x}")
+    breaks(driver, f"1 bytes at {NOWHERE:#x} cannot be reached")
 
 
 @pytest.mark.parametrize(("length", "why"), [(0, "has not 1 to"), (24, "has not 1 to"), (16 * 1025, "has not 1 to")])
@@ -306,7 +306,7 @@ def test_tables_of_odd_lengths(driver: Driver, length: int, why: str) -> None:
 
 def test_a_table_that_cannot_be_read(driver: Driver) -> None:
     raw(driver, [(NOWHERE, 32, 4)])
-    breaks(driver, f"DMA read of {NOWHERE:#x}")
+    breaks(driver, f"32 bytes at {NOWHERE:#x} cannot be reached")
 
 
 def test_a_table_in_a_table(driver: Driver) -> None:
@@ -413,7 +413,7 @@ def test_a_ring_that_cannot_be_reached(driver: Driver, part: str) -> None:
         return
     if part != "driver" or isinstance(ring, Packed):
         driver.send(GET_ID, room=20)
-    breaks(driver, "IOVA 0x20000000")
+    breaks(driver, "bytes at 0x20000000")
 
 
 @pytest.mark.parametrize(("part", "off"), [("descriptors", 8), ("driver", 1), ("device", 2)])
@@ -433,7 +433,8 @@ def test_without_bus_mastering(driver: Driver) -> None:
     driver.notify()
     driver.rig.master()
     assert driver.status == 15 | NEEDS_RESET
-    assert "bus mastering is off" in driver.said[-1]
+    assert "bus mastering is off" in driver.said[0]
+    assert "cannot be reached; it needs a reset" in driver.said[-1]
 
 
 def test_memory_that_goes_while_requests_are_under_way(packed: int) -> None:
@@ -459,6 +460,21 @@ def test_what_came_before_a_broken_one_is_done(driver: Driver) -> None:
     assert driver.collect()[good].status == 0
     assert driver.status == 15 | NEEDS_RESET
     assert (driver.interrupts(), driver.config_interrupts()) == (1, 1)
+
+
+def test_the_other_queues_of_a_broken_device_rest() -> None:
+    driver = Driver(0, kind=SlowBlk, uses=2)
+    for queue in 0, 1:
+        driver.send(OUT, queue, bytes(512), queue=queue)
+        driver.notify(queue)
+    driver.send(GET_ID, room=20, queue=1)
+    driver.memory.put(driver.rings[0].driver + 2, 1000)
+    driver.rig.clock.pass_()
+    assert driver.status == 15 | NEEDS_RESET
+    assert len(driver.collect(0)) == 1
+    assert driver.collect(1) == {}
+    assert (driver.interrupts(0), driver.interrupts(1), driver.config_interrupts()) == (1, 0, 1)
+    driver.close()
 
 
 def test_it_says_nothing_of_a_reset_that_nobody_waits_for() -> None:

@@ -294,10 +294,13 @@ def test_one_queue_is_reset() -> None:
     disk = driver.disk
     assert isinstance(disk, SlowDisk)
     driver.send(OUT, 0, b"\x11" * 512)
+    place, _, _ = driver.pending[0][driver.send(IN, 2, room=512)]
     other = driver.send(OUT, 1, b"\x22" * 512, queue=1)
     driver.notify(0)
     driver.notify(1)
     driver.rig.clock.step()
+    driver.rig.clock.step()
+    driver.memory.write(place, b"\x77" * 512)
     driver.set(0x16, 2, 0)
     driver.set(0x3A, 2, 1)
     assert [driver.get(at, 2) for at in (0x3A, 0x1C)] == [1, 0], "its request is in a thread still"
@@ -306,6 +309,7 @@ def test_one_queue_is_reset() -> None:
     driver.rig.clock.pass_()
     assert [driver.get(at, 2) for at in (0x3A, 0x1C)] == [0, 0]
     assert driver.collect() == {}
+    assert driver.memory.read(place, 512) == b"\x77" * 512
     assert driver.collect(1)[other].status == 0
     assert (driver.interrupts(0), driver.interrupts(1)) == (0, 1)
     kind = type(driver.rings[0])

@@ -45,6 +45,11 @@ class Memory:
         assert self._free <= BASE + PAGES * P
         return at
 
+    def take_zeros(self, size: int, align: int = 16) -> int:
+        at = self.take(size, align)
+        self.write(at, bytes(size))
+        return at
+
     def write(self, iova: int, data: bytes) -> None:
         done = 0
         while done < len(data):
@@ -72,9 +77,9 @@ class Split:
 
     def __init__(self, memory: Memory, size: int, events: bool, *, align: int = 16) -> None:
         self.memory, self.size, self.events = memory, size, events
-        self.descriptors = memory.take(16 * size)
-        self.driver = memory.take(6 + 2 * size, 2)
-        self.device = memory.take(6 + 8 * size, align) + (4 if align == 4 else 0)
+        self.descriptors = memory.take_zeros(16 * size)
+        self.driver = memory.take_zeros(6 + 2 * size, 2)
+        self.device = memory.take_zeros(10 + 8 * size) + (4 if align == 4 else 0)
         self.free = list(range(size))
         self.chains: dict[int, list[int]] = {}
         self.next = self.seen = self.told = 0  # indices: made available; used; of the last notification
@@ -142,8 +147,8 @@ class Packed:
 
     def __init__(self, memory: Memory, size: int, events: bool, *, align: int = 16) -> None:
         self.memory, self.size, self.events = memory, size, events
-        self.descriptors = memory.take(16 * size)
-        self.driver, self.device = memory.take(4, 4), memory.take(4, 4)
+        self.descriptors = memory.take_zeros(16 * size)
+        self.driver, self.device = memory.take_zeros(4, 4), memory.take_zeros(4, 4)
         self.room = size
         self.chains: dict[int, int] = {}  # descriptors of each
         self.at = self.seen = 0

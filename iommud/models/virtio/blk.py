@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 from ...pci.function import Slot
 from ..disk import KEYS, Disk
 from ..disk_work import DiskWork
-from ..keys import Key, Keys, number
+from ..keys import Key, Keys, number, text
 from .chain import Broken
 from .request import DISCARD_SECTORS, RANGES, SEGMENTS, ZEROES_SECTORS
 from .service import PIECE, Service
@@ -67,12 +67,6 @@ _OFFERED: Final = (
 )
 
 
-def _serial(text: str) -> str:
-    if len(text) > ID_BYTES or not (text.isascii() and text.isprintable()):
-        raise ValueError(f"at most {ID_BYTES} printable characters of ASCII, not {text!r}")
-    return text
-
-
 class VirtioBlk(VirtioPci):
     """Keys: see KEYS in models/disk.py; `queues`: how many; `serial`: what GET_ID tells."""
 
@@ -83,7 +77,7 @@ class VirtioBlk(VirtioPci):
         **KEYS,
         "queues": Key(number(1, MOST_QUEUES), "N", "how many queues it has (default: 4)"),
         "serial": Key(
-            _serial, "TEXT", f"its serial number, up to {ID_BYTES} characters (default: iommud and where it is)"
+            text(ID_BYTES), "TEXT", "its serial number, up to 20 characters (default: iommud- and where it is)"
         ),
     }
 

@@ -77,8 +77,8 @@ class Ring:
     def _read(self, iova: int, length: int) -> bytes:
         try:
             return self._function.dma_read(iova, length)
-        except DmaFault as fault:
-            raise Broken(str(fault)) from None
+        except DmaFault:  # which has been told
+            raise _out_of_reach(iova, length) from None
 
     def _move(self, moves: Sequence[Move]) -> None:
         """Write bytes, in order."""
@@ -91,8 +91,8 @@ class Ring:
             assert data is not None
             try:
                 self._function.dma_write(to, data[of : of + length])
-            except DmaFault as fault:
-                raise Broken(str(fault)) from None
+            except DmaFault:
+                raise _out_of_reach(to, length) from None
             done += 1
 
     def _tables(self, chains: Sequence[Chain]) -> None:
@@ -101,7 +101,8 @@ class Ring:
         tables = read_each(self._function, [[chain.table] for chain in wanted if chain.table is not None])
         for chain, table in zip(wanted, tables, strict=True):
             if isinstance(table, DmaFault):
-                raise BrokenChain(chain, str(table))
+                assert chain.table is not None
+                raise BrokenChain(chain, str(_out_of_reach(*chain.table)))
             try:
                 self._fill(chain, table)
             except Broken as broken:
@@ -130,3 +131,7 @@ class BrokenChain(Broken):
     def __init__(self, chain: Chain, why: str) -> None:
         super().__init__(why)
         self.chain = chain
+
+
+def _out_of_reach(iova: int, length: int) -> Broken:
+    return Broken(f"{length} bytes at {iova:#x} cannot be reached")
