@@ -204,7 +204,7 @@ def _look_at_devices(arguments: argparse.Namespace) -> None:
                 print(told)
                 sys.exit(0)
         plan(arguments.devices, CLASSES)
-        arguments.devices = tuple(from_anywhere(text, CLASSES) for text in arguments.devices)
+        arguments.devices = tuple(from_anywhere(text, CLASSES, os.path.abspath) for text in arguments.devices)
     except BadDevice as error:
         arguments.parser.error(f"--device: {error}")
 

@@ -24,6 +24,7 @@ from ..settings import Settings
 from ..vfio.device import VfioDevice
 from ..vfio.group import Groups, VfioGroup
 from .clock import Clock
+from .disk import Storage
 
 ASK_AGAIN: Final = 10.0  # seconds. Ref: v7.3 vfio_main.c vfio_unregister_group_dev
 
@@ -44,10 +45,10 @@ def plug(
     settings: Settings, bus: Bus, others: Collection[Address], why: Callable[[str], None] | None
 ) -> Iterator[Plugged]:
     """Make all devices, and put them into their places. Unusable: one cannot be made."""
-    clock, windows = Clock(), Windows()
+    clock, windows, storage = Clock(), Windows(), Storage()
     try:
         for each in _planned(settings, others):
-            function = make(each.spec, Slot(each.address, clock, windows, _group(each)))
+            function = make(each.spec, Slot(each.address, clock, windows, _group(each), storage))
             function.why = why
             yield bus.plug(function, each.kind, mappable=each.spec.mappable, driver=each.spec.driver)
     except BadDevice as error:

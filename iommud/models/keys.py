@@ -7,14 +7,13 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key of a model's own. `read` makes a value of the text, or raises ValueError that says
-    what is allowed. `form` and `what` are for people. `from_anywhere`: the same text, if it is read
-    in another directory.
+    what is allowed. `form` and `what` are for people. `is_path`: of a file.
     """
 
     read: Callable[[str], object]
     form: str
     what: str
-    from_anywhere: Callable[[str], str] = str
+    is_path: bool = False
 
 
 Keys = Mapping[str, Key]

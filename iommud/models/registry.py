@@ -69,16 +69,16 @@ def parse(text: str, kinds: Collection[str]) -> DeviceSpec:
     return DeviceSpec(model, options=own, **{_FIELDS[name]: value for name, value in given.items()})  # type: ignore[arg-type]
 
 
-def from_anywhere(text: str, kinds: Collection[str]) -> str:
-    """What `--device` was given, for a process that is in another directory. BadDevice: it makes no
-    sense.
+def from_anywhere(text: str, kinds: Collection[str], absolute: Callable[[str], str]) -> str:
+    """What `--device` was given, for a process that is in another directory. `absolute`: of a path.
+    BadDevice: it makes no sense.
     """
     parse(text, kinds)
     model, *words = text.split(",")
     keys, found = {**_common(kinds), **_keys(model)}, [model]
     for word in words:
         name, _, value = word.partition("=")
-        found.append(f"{name}={keys[name].from_anywhere(value)}")
+        found.append(f"{name}={absolute(value) if keys[name].is_path else value}")
     return ",".join(found)
 
 

@@ -30,6 +30,7 @@ from .capabilities import Capability, Extended, place
 from .messages import Messages
 from .scheduler import Cancel, Idle, Scheduler
 from .space import ConfigSpace
+from .storage import NoStorage, Storage
 
 PAUSE: Final = 1 << 20  # bytes of DMA after which others have a turn
 
@@ -48,14 +49,15 @@ class Identity:
 
 @dataclass(slots=True)
 class Slot:
-    """Where a function is plugged in: its address, who gives it time and windows, and its IOMMU
-    group (None: it is alone in one).
+    """Where a function is plugged in: its address, who gives it time, windows and the bytes of a
+    disk, and its IOMMU group (None: it is alone in one).
     """
 
     address: Address = field(default_factory=Address)
     scheduler: Scheduler = field(default_factory=Idle)
     windows: Windows = field(default_factory=Windows)
     group: Hashable | None = None
+    storage: Storage = field(default_factory=NoStorage)
 
 
 class DmaFault(Exception):

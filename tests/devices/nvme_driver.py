@@ -39,7 +39,7 @@ class Driver:
     def __init__(self, *, mapped: bool = True, enable: bool = True, **options: object) -> None:
         options.setdefault("size", 1 << 20)
         self.stride = 4 << int(str(options.get("dstrd", 0)))
-        self.rig = Rig(Nvme, **options)
+        self.rig = Rig(Nvme, storage=None, **options)
         self.ioas, self.origin = self.rig.attach()
         self.origin.mapped = mapped
         map_(self.ioas, self.origin, 0, PAGES * P, MEMORY, prot=PROT_READ | PROT_WRITE)

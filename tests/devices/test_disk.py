@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from iommud.file.disk import Disk
 from iommud.models import disk
-from iommud.models.disk import Disk
 
 
 @pytest.fixture

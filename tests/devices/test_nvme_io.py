@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iommud.engine.mapping.io_pagetable import PROT_READ
-from iommud.models.disk import Disk
+from iommud.file.disk import Disk
 from iommud.models.nvme import pointer
 from iommud.models.nvme import wire as w
 from iommud.pci import vfio_names as v

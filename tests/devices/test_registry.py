@@ -2,8 +2,9 @@
 
 import pytest
 
+from iommud.file.disk import Storage
 from iommud.models.edu import Edu
-from iommud.models.registry import MODELS, BadDevice, DeviceSpec, asked_for_help, make, parse
+from iommud.models.registry import MODELS, BadDevice, DeviceSpec, asked_for_help, from_anywhere, make, parse
 from iommud.pci.address import Address
 from iommud.pci.function import Slot
 
@@ -68,7 +69,7 @@ def test_it_is_made_with_its_options() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_can_be_made(model: str) -> None:
     said = f"{model},size=1M" if model in DISKS else model
-    made = make(parse(said, KINDS), Slot())
+    made = make(parse(said, KINDS), Slot(storage=Storage()))
     assert made.name == model
     assert made.load(0, 0, 4) >= 0
 
@@ -94,3 +95,16 @@ def test_help() -> None:
     assert asked_for_help("edu,bdf=e0:00.0", KINDS) is None
     with pytest.raises(BadDevice, match="there is no model 'no'"):
         asked_for_help("no,help", KINDS)
+
+
+def test_a_path_is_said_for_any_directory() -> None:
+    found = from_anywhere("nvme,file=a/b.img,size=1M", KINDS, "/home/{}".format)
+    assert found == "nvme,file=/home/a/b.img,size=1M"
+    assert from_anywhere("edu,dma_mask=0xff", KINDS, "/home/{}".format) == "edu,dma_mask=0xff"
+    with pytest.raises(BadDevice, match="no key"):
+        from_anywhere("edu,file=x", KINDS, str)
+
+
+def test_a_slot_without_storage_has_no_disks() -> None:
+    with pytest.raises(BadDevice, match="nvme: there is no storage here"):
+        make(parse("nvme,size=1M", KINDS), Slot())

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from iommud.models.virtio.blk import VirtioBlk
 from iommud.models.virtio.request import DISCARD_SECTORS, RANGES, SEGMENTS, ZEROES_SECTORS
 from iommud.models.virtio.service import PIECE, TURN, WINDOW
 from tests.engine.fakes import P
@@ -29,7 +28,6 @@ from .virtio import (
     WCE,
     ZEROES,
     Driver,
-    SlowBlk,
     SlowDisk,
 )
 
@@ -81,7 +79,7 @@ def test_what_was_written_is_read(driver: Driver) -> None:
 @pytest.mark.parametrize("slow", [False, True], ids=["at_once", "in_a_thread"])
 def test_a_request_is_cut_as_the_driver_likes(rings: int, mapped: bool, slow: bool) -> None:
     """Header, data and status may lie in any number of descriptors, and share them."""
-    driver = Driver(rings | EVERY, mapped=mapped, kind=SlowBlk if slow else VirtioBlk)
+    driver = Driver(rings | EVERY, mapped=mapped, slow=slow)
     data = os.urandom(1024)
     memory, ring = driver.memory, driver.rings[0]
     place, answer = memory.take(16 + 1024 + 1), memory.take(1024 + 1)
@@ -273,7 +271,7 @@ def test_the_configuration() -> None:
     ],
 )
 def test_when_writes_are_safe(features: int, writeback: int, flushes: bool) -> None:
-    driver = Driver(features, kind=SlowBlk)
+    driver = Driver(features, slow=True)
     disk = driver.disk
     assert isinstance(disk, SlowDisk)
     assert driver.get(DEVICE + 32, 1) == writeback
@@ -293,7 +291,7 @@ def test_when_writes_are_safe(features: int, writeback: int, flushes: bool) -> N
 
 
 def test_nothing_waits_for_the_disk_while_the_driver_waits(rings: int) -> None:
-    driver = Driver(rings | EVERY, kind=SlowBlk)
+    driver = Driver(rings | EVERY, slow=True)
     disk = driver.disk
     assert isinstance(disk, SlowDisk)
     sent = [
@@ -322,7 +320,7 @@ def test_nothing_waits_for_the_disk_while_the_driver_waits(rings: int) -> None:
 
 
 def test_an_error_of_the_disk(rings: int) -> None:
-    driver = Driver(rings | EVERY, kind=SlowBlk)
+    driver = Driver(rings | EVERY, slow=True)
     disk = driver.disk
     assert isinstance(disk, SlowDisk)
     for what, kind, out, room in (
@@ -331,12 +329,12 @@ def test_an_error_of_the_disk(rings: int) -> None:
         ("flush", FLUSH_, b"", 0),
         ("zero", ZEROES_, ranges((0, 1, 0)), 0),
     ):
-        disk.errors = {what: OSError(errno.ENOSPC, "")}
+        disk.errors = {what: OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))}
         done = driver.ask(kind, 0, out, room)
         assert (done.status, done.written) == (IOERR, 0 if what == "read" else 1)
         assert driver.said.pop() == "virtio-blk at 0000:e0:00.0: memory: No space left on device"
     driver.set(DEVICE + 32, 1, 0)
-    disk.errors = {"flush": OSError(errno.EIO, "")}
+    disk.errors = {"flush": OSError(errno.EIO, os.strerror(errno.EIO))}
     assert driver.ask(OUT, 0, bytes(512)).status == IOERR, "it is not safe"
     disk.errors = {}
     assert driver.ask(OUT, 0, bytes(512)).status == OK
@@ -347,7 +345,7 @@ def test_an_error_of_the_disk(rings: int) -> None:
 @pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "not_mapped"])
 def test_large_requests_are_done_in_pieces(rings: int, slow: bool, mapped: bool) -> None:
     """Whatever a driver asks for, others have a turn, and little memory is needed."""
-    driver = Driver(rings | EVERY, size=16 << 20, mapped=mapped, kind=SlowBlk if slow else VirtioBlk)
+    driver = Driver(rings | EVERY, size=16 << 20, mapped=mapped, slow=slow)
     memory, ring = driver.memory, driver.rings[0]
     data = os.urandom(PIECE + 512)
     place, status = memory.take(len(data)), memory.take(2)
@@ -389,7 +387,7 @@ def test_many_requests_leave_others_their_turn(rings: int) -> None:
 
 
 def test_little_memory_is_kept_for_threads(rings: int) -> None:
-    driver = Driver(rings | EVERY, size=16 << 20, depth=64, kind=SlowBlk)
+    driver = Driver(rings | EVERY, size=16 << 20, depth=64, slow=True)
     memory, ring, function, disk = driver.memory, driver.rings[0], driver.rig.function, driver.disk
     read, write = function.dma_read, disk.write
     kept = [0]
@@ -433,7 +431,7 @@ def test_long_tables_leave_others_their_turn() -> None:
 
 def test_no_old_write_comes_after_a_reset(rings: int) -> None:
     """What is in a thread cannot be called back. So the next driver's requests wait for it."""
-    driver = Driver(rings | EVERY, kind=SlowBlk)
+    driver = Driver(rings | EVERY, slow=True)
     for how in "status", "FLR":
         driver.send(OUT, 0, b"\x11" * 512)
         driver.notify()

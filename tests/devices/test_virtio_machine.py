@@ -31,7 +31,6 @@ from .virtio import (
     WCE,
     ZEROES,
     Driver,
-    SlowBlk,
     Split,
 )
 
@@ -64,15 +63,15 @@ class Machine(RuleBasedStateMachine):
     driver: Driver
 
     @initialize(
-        kind=st.sampled_from([VirtioBlk, SlowBlk]),
+        slow=st.booleans(),
         mapped=st.booleans(),
         depth=st.sampled_from([4, 8, 16]),
         align=st.sampled_from([4, 16]),
         features=ring_features,
         own=blk_features,
     )
-    def begin(self, kind: type[VirtioBlk], mapped: bool, depth: int, align: int, features: int, own: int) -> None:
-        how: dict[str, Any] = {"kind": kind, "mapped": mapped, "depth": depth, "align": align}
+    def begin(self, slow: bool, mapped: bool, depth: int, align: int, features: int, own: int) -> None:
+        how: dict[str, Any] = {"slow": slow, "mapped": mapped, "depth": depth, "align": align}
         self.driver = Driver(features | own, uses=QUEUES, size=SECTORS * 512, **how)
         self.disk = bytearray(SECTORS * 512)
         self.restarted()

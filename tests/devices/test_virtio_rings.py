@@ -21,7 +21,6 @@ from .virtio import (
     STATUS,
     Driver,
     Packed,
-    SlowBlk,
     Split,
     table_of,
 )
@@ -233,7 +232,7 @@ def count(driver: Driver, name: str, counts: Counter[str]) -> None:
 
 
 def test_in_order_means_in_order(packed: int) -> None:
-    driver = Driver(packed | IN_ORDER, kind=SlowBlk, depth=32)
+    driver = Driver(packed | IN_ORDER, slow=True, depth=32)
     sent = []
     for n in range(4):
         sent.append(driver.send(OUT, n, bytes(512)))
@@ -366,7 +365,7 @@ def test_an_index_that_jumps() -> None:
 
 def test_a_buffer_that_is_in_use_already() -> None:
     for after in (False, True):
-        driver = Driver(0, kind=SlowBlk)
+        driver = Driver(0, slow=True)
         ring = driver.rings[0]
         assert isinstance(ring, Split)
         head = driver.send(OUT, 1, bytes(512))
@@ -378,7 +377,7 @@ def test_a_buffer_that_is_in_use_already() -> None:
 
 def test_more_buffers_than_a_ring_has_room_for(packed: int) -> None:
     """What is in use counts, so that a driver cannot have the device remember more and more."""
-    driver = Driver(packed | INDIRECT, kind=SlowBlk, depth=4)
+    driver = Driver(packed | INDIRECT, slow=True, depth=4)
     ring = driver.rings[0]
     for _ in range(4):
         driver.send(OUT, 1, bytes(512), indirect=True)
@@ -438,7 +437,7 @@ def test_without_bus_mastering(driver: Driver) -> None:
 
 
 def test_memory_that_goes_while_requests_are_under_way(packed: int) -> None:
-    driver = Driver(packed | EVERY, kind=SlowBlk)
+    driver = Driver(packed | EVERY, slow=True)
     driver.send(OUT, 0, b"\x44" * 512)
     driver.send(IN, 0, room=512)
     driver.notify()
@@ -463,7 +462,7 @@ def test_what_came_before_a_broken_one_is_done(driver: Driver) -> None:
 
 
 def test_the_other_queues_of_a_broken_device_rest() -> None:
-    driver = Driver(0, kind=SlowBlk, uses=2)
+    driver = Driver(0, slow=True, uses=2)
     for queue in 0, 1:
         driver.send(OUT, queue, bytes(512), queue=queue)
         driver.notify(queue)

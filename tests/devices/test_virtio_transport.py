@@ -26,7 +26,6 @@ from .virtio import (
     VERSION_1,
     WCE,
     Driver,
-    SlowBlk,
     SlowDisk,
 )
 
@@ -290,7 +289,7 @@ def test_flr_forgets_everything(driver: Driver) -> None:
 
 
 def test_one_queue_is_reset() -> None:
-    driver = Driver(FLUSH | RESET, uses=2, kind=SlowBlk)
+    driver = Driver(FLUSH | RESET, uses=2, slow=True)
     disk = driver.disk
     assert isinstance(disk, SlowDisk)
     driver.send(OUT, 0, b"\x11" * 512)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from iommud.models.disk import Disk
+from iommud.file.disk import Disk
 from iommud.models.virtio.blk import VirtioBlk
 from iommud.pci import vfio_names as v
 from tests.engine.fakes import FakeOrigin, P, map_
@@ -232,8 +232,8 @@ class SlowDisk(Disk):
 
     def __init__(self, file: str | None = None, *, size: int | None = None, readonly: bool = False) -> None:
         super().__init__(file, size=size, readonly=readonly)
-        self.is_memory = False  # type: ignore[misc]
-        self.at_once = 1 << 20  # type: ignore[misc]  # a flag that there is not
+        self.is_memory = False
+        self.at_once = 1 << 20  # a flag that there is not
         self.log: list[str] = []
         self.errors: dict[str, OSError] = {}
 
@@ -262,10 +262,11 @@ class SlowDisk(Disk):
         super().discard(position, length)
 
 
-class SlowBlk(VirtioBlk):
-    """A block device with a slow disk."""
+class SlowStorage:
+    """It has slow disks."""
 
-    opens = SlowDisk
+    def open(self, file: str | None, size: int | None, *, readonly: bool) -> Disk:
+        return SlowDisk(file, size=size, readonly=readonly)
 
 
 @dataclass
@@ -279,7 +280,8 @@ class Done:
 
 class Driver:
     """Drives a block device. `features`: those that it accepts, with VERSION_1; `uses`: how
-    many queues; `depth`: descriptors of a ring; `align`: 4: the used rings are aligned to no more.
+    many queues; `slow`: a slow disk; `depth`: descriptors of a ring; `align`: 4: the used rings are
+    aligned to no more.
     """
 
     def __init__(
@@ -292,12 +294,15 @@ class Driver:
         msix: bool = True,
         align: int = 16,
         start: bool = True,
+        slow: bool = False,
         kind: type[VirtioBlk] = VirtioBlk,
         **keys: Any,
     ) -> None:
-        self.rig = Rig(kind, **{"size": 1 << 20, **keys})
+        self.rig = Rig(kind, storage=SlowStorage() if slow else None, **{"size": 1 << 20, **keys})
         assert isinstance(self.rig.function, VirtioBlk)
-        self.disk = self.rig.function.disk
+        disk = self.rig.function.disk
+        assert isinstance(disk, Disk)
+        self.disk: Disk = disk
         self.ioas, origin = self.rig.attach()
         origin.mapped = mapped
         map_(self.ioas, origin, 0, PAGES * P, BASE)

@@ -9,6 +9,7 @@ from typing import TypeVar
 from iommud.engine.device.device import at_once
 from iommud.engine.mapping.ioas import Ioas
 from iommud.errors import IoctlError
+from iommud.file.disk import Storage as Files
 from iommud.iommus.plain import PlainIommu
 from iommud.pci import registers as r
 from iommud.pci import vfio_names as v
@@ -30,6 +31,7 @@ from iommud.pci.function import Identity, PciFunction, Slot
 from iommud.pci.host import Host
 from iommud.pci.interrupts import IrqSet
 from iommud.pci.scheduler import Cancel
+from iommud.pci.storage import Storage
 from iommud.pci.vfio_pci import Opened, VfioPci
 from tests.engine.fakes import FakeOrigin
 from tests.engine.world import World
@@ -260,9 +262,9 @@ class Rig:
     attached.
     """
 
-    def __init__(self, kind: type[PciFunction] = Plain, **options: object) -> None:
+    def __init__(self, kind: type[PciFunction] = Plain, *, storage: Storage | None = None, **options: object) -> None:
         self.clock = Clock()
-        self.function = kind(Slot(scheduler=self.clock), **options)
+        self.function = kind(Slot(scheduler=self.clock, storage=storage or Files()), **options)
         self.host = Host(self.function)
         self.vfio = VfioPci(self.host)
         self.opened: Opened = self.vfio.open()

@@ -19,7 +19,7 @@ from ...pci.bars import Bar
 from ...pci.capabilities import Express, Msix, Pm, errors
 from ...pci.function import DmaFault, Identity, PciFunction, Slot
 from ...pci.scheduler import Cancel
-from ..disk import KEYS, Disk
+from ..disk import KEYS
 from ..disk_work import DiskWork, Job
 from ..keys import Key, Keys, number, switch, text
 from . import events as e
@@ -95,7 +95,7 @@ class Nvme(PciFunction):
         self._dstrd: Final = dstrd
         self._poll: Final = poll / 1_000_000
         super().__init__(slot)
-        self._disk: Final = Disk(file, size=size, readonly=readonly)
+        self._disk: Final = slot.storage.open(file, size, readonly=readonly)
         names = Names(
             self.identity.vendor,
             self.identity.subsystem_vendor,

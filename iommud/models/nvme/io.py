@@ -13,7 +13,8 @@ from struct import iter_unpack
 from typing import Final
 
 from ...pci.function import DmaFault, PciFunction
-from ..disk import Disk, why_failed
+from ...pci.storage import Disk
+from ..disk import why_failed
 from ..disk_work import Job
 from . import wire as w
 from .command import Command

@@ -6,7 +6,7 @@ Its format (how large a block is) can be changed by the driver, and lasts as lon
 from typing import Final
 from uuid import NAMESPACE_OID, uuid5
 
-from ..disk import Disk
+from ...pci.storage import Disk
 
 FORMATS: Final = (9, 12)  # LBA formats: blocks of 512 and 4096 bytes
 ALIGNMENT: Final = 1 << 20  # bytes, at which a namespace begins

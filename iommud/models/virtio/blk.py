@@ -13,7 +13,7 @@ Ref: VIRTIO 1.2 5.2
 from typing import ClassVar, Final
 
 from ...pci.function import Slot
-from ..disk import KEYS, Disk
+from ..disk import KEYS
 from ..disk_work import DiskWork
 from ..keys import Key, Keys, number, text
 from .chain import Broken
@@ -72,7 +72,6 @@ class VirtioBlk(VirtioPci):
 
     name = "virtio-blk"
     kind = BLOCK
-    opens: ClassVar[type[Disk]] = Disk
     keys: ClassVar[Keys] = {
         **KEYS,
         "queues": Key(number(1, MOST_QUEUES), "N", "how many queues it has (default: 4)"),
@@ -92,8 +91,8 @@ class VirtioBlk(VirtioPci):
         queues: int = 4,
         serial: str | None = None,
     ) -> None:
-        """ValueError: as Disk."""
-        self.disk: Final = self.opens(file, size=size, readonly=readonly)
+        """ValueError: Storage.open."""
+        self.disk: Final = slot.storage.open(file, size, readonly=readonly)
         self.queues = queues
         self.offered = _OFFERED | (BLK_RO if readonly else BLK_DISCARD | BLK_WRITE_ZEROES)
         self._lba: Final = lba

@@ -16,7 +16,8 @@ from typing import Final
 
 from ...pci.function import DmaFault
 from ...pci.scheduler import Cancel
-from ..disk import Disk, why_failed
+from ...pci.storage import Disk
+from ..disk import why_failed
 from ..disk_work import DiskWork, Job
 from .chain import Broken, Chain, cut, read, read_each, write
 from .request import Request
