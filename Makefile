@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(fi
 .DEFAULT_GOAL := help
 PURE := tests/engine tests/uapi tests/ops tests/file tests/selftest tests/cli tests/house tests/devices tests/pci
 
-.PHONY: help setup demo docs check test lint format kernel-selftest clients vm-test hostile soak bench build install uninstall clean
+.PHONY: help setup demo docs check test lint format kernel-selftest clients vm-test hostile nvme soak bench build install uninstall clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,10 @@ vm-test: setup  ## the character device (CUSE) in a virtual machine with Debian'
 
 hostile: setup  ## every attack on `iommud serve` for a minute, and a table of what others felt of it; root, 45 minutes
 	$(BIN)/python -m tests.hostile
+
+ROUNDS = 1000
+nvme: setup  ## an emulated NVMe controller: a hundred thousand random commands, and ROUNDS times its driver or its daemon is killed; an hour
+	$(BIN)/python -m tests.clients.nvme --rounds $(ROUNDS)
 
 COUNT = 10000000
 soak: setup  ## COUNT random ioctls by users of one `iommud serve`, while everything is killed at random; root, hours (COUNT=200000: minutes)

@@ -123,7 +123,8 @@ static void life(uint32_t pages)
 
 	printf("# life with pages of %u bytes\n", 4096 << pages);
 	begin_again(pages);
-	interrupted("identify", (identify_all(), 0));
+	identify_all();
+	interrupted("identify", 0);
 	granted = set_feature(FEATURE_QUEUES, 3 << 16 | 3);
 	printf("queues: %s\n", (granted & 0xffff) >= 3 && granted >> 16 >= 3 ? "4 and 4, at least" : "fewer than 4");
 	create_queues(1, 8, 1);

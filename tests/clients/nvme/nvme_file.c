@@ -120,7 +120,7 @@ static void begin_flush(void)
 
 static int write_all(uint32_t count)
 {
-	uint32_t at_work = 0;
+	uint32_t at_work = 0, idle = 0;
 	double last = now();
 
 	open_controller();
@@ -140,8 +140,13 @@ static int write_all(uint32_t count)
 			begin_flush();
 		ring_tail(1);
 		look();
-		if (complete() != before)
+		if (complete() != before) {
 			last = now();
+			idle = 0;
+		} else if (++idle % 256 == 0) { /* is it still there? */
+			NEED(load4(REG_CSTS) == CSTS_RDY);
+			sched_yield();
+		}
 		NEED(now() < last + PATIENCE);
 	}
 	while (flushing)

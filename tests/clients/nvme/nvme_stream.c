@@ -125,7 +125,6 @@ int main(int argc, char **argv)
 	uint64_t count;
 
 	begin(argc, argv);
-	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
 	seed = argc > 3 ? strtoull(argv[3], NULL, 0) : 1;
 	count = argc > 4 ? strtoull(argv[4], NULL, 0) : 1000;
 	open_controller();

@@ -27,7 +27,7 @@ static inline void step_wrong_offset(void)
 	uint32_t which = below(3), how = below(ARRAY_LEN(names)), pages = how == 0 ? 2 : 4 + below(4);
 	struct op *op = begin_op("");
 	uint64_t lba, *list = (uint64_t *)slot_list(op->slot);
-	uint32_t offset = 4 * (1 + below(page_size / 4 - 1)), queue;
+	uint32_t offset = 4 * (1 + below(page_size / 4 - 1)), whole = offset & ~7U ? offset & ~7U : 8, count;
 
 	if (how == 4)
 		list += page_size / 8 - 2; /* of the list's page there is an entry, and the place of the next list */
@@ -37,10 +37,10 @@ static inline void step_wrong_offset(void)
 	if (how == 0)
 		op->request.command.prp2 += offset;
 	else
-		list[how == 1 ? 0 : how == 2 ? 1 + below(pages - 3) : how == 3 ? pages - 2 : 1] += offset & ~7U ? offset & ~7U : 8;
-	queue = op->count;
+		list[how == 1 ? 0 : how == 2 ? 1 + below(pages - 3) : how == 3 ? pages - 2 : 1] += whole;
+	count = op->count;
 	op->count = 0;
-	run_wrong(op, lba, queue);
+	run_wrong(op, lba, count);
 }
 
 /* A first PRP that is not a multiple of 4. */

@@ -16,6 +16,8 @@
 #ifndef STREAM_OP_H
 #define STREAM_OP_H
 
+#define MEMORY (32 * MIB)
+
 #include "../pointers.h"
 #include "../run.h"
 #include "dice.h"

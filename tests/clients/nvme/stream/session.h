@@ -77,7 +77,7 @@ static inline void begin_session(void)
 	forget_events();
 	for (i = 0; i < vectors; i++)
 		rings(events[i]);
-	mapped = bar != NULL && below(4);
+	mapped = below(4) && bar;
 	depth = 1 + below(MOST_DEPTH);
 	printf("session: pages of %u, up to %u in flight\n", 4096 << pages, depth);
 	print_registers("enabled", begin_controller(pages, 16 + below(49), 4 + below(60)));
@@ -106,10 +106,10 @@ static inline void check_interrupts(void)
 		for (queue = 0; queue < MOST_QUEUES; queue++)
 			awaited = awaited || (cqs[queue].there && cqs[queue].interrupts && cqs[queue].vector == i &&
 					      cqs[queue].completions);
-		if (awaited && rings_soon(events[i]) <= 0)
-			printf("vector %u: NO INTERRUPT\n", i), wrong++;
-		else if (!awaited && rings(events[i]) > 0)
-			printf("vector %u: AN INTERRUPT OF NOBODY'S\n", i), wrong++;
+		if (awaited ? rings_soon(events[i]) > 0 : rings(events[i]) == 0)
+			continue;
+		printf("vector %u: %s\n", i, awaited ? "NO INTERRUPT" : "AN INTERRUPT OF NOBODY'S");
+		wrong++;
 	}
 	printf("interrupts: %s\n", wrong ? "wrong" : "right");
 }
