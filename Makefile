@@ -73,9 +73,10 @@ kernel-selftest: setup  ## the kernel's own selftest of IOMMUFD, unmodified, aga
 
 TIMES = 1
 LOAD = 0
+ROUNDS = 3
 ONLY =
-clients: setup  ## programs of others on an emulated device: QEMU, qemu-io, the kernel's selftests of VFIO, DPDK; all but DPDK's part of `make test` (TIMES=20 ONLY=vfio_: the selftests 20 times; LOAD=2: beside two busy loops)
-	$(BIN)/python -m tests.real_clients --times $(TIMES) --load $(LOAD) $(ONLY)
+clients: setup  ## programs of others on an emulated device: QEMU, qemu-io, the kernel's selftests of VFIO, Linux in QEMU with disks, DPDK; the quicker ones are part of `make test` (TIMES=20 ONLY=vfio_: the selftests 20 times; LOAD=2: beside two busy loops; ROUNDS=20 ONLY=guest_kill: 20 kills of each kind amid writes)
+	$(BIN)/python -m tests.real_clients --times $(TIMES) --load $(LOAD) --rounds $(ROUNDS) $(ONLY)
 
 vm-test: setup  ## the character device (CUSE) in a virtual machine with Debian's stock kernel; part of `make test`
 	$(BIN)/python -m pytest -q tests/vm

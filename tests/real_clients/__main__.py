@@ -21,6 +21,7 @@ from tests.debian import NotHere
 from tests.support import ROOT, lacking
 
 from . import blkio, dpdk, guest, kernels, linux, qemu
+from .linux_guest import rows as linux_guest
 from .users import Check, User, users
 
 PLACE: Final = ROOT / "build" / "real_clients"
@@ -44,17 +45,14 @@ def main() -> int:
     parser.add_argument("only", nargs="*", metavar="WORD", help="only the checks whose names have one of these words")
     parser.add_argument("--times", type=int, default=1, help="each so often (default: 1)")
     parser.add_argument("--load", type=int, default=0, metavar="N", help="with N busy loops beside (default: none)")
-    parser.add_argument("--brief", action="store_true", help="without DPDK's, which take minutes")
+    parser.add_argument(
+        "--rounds", type=int, default=linux_guest.FEW, metavar="N", help="kills of each kind (default: %(default)s)"
+    )
+    parser.add_argument("--brief", action="store_true", help="without DPDK's, and most of Linux's, which take minutes")
     options = parser.parse_args()
     passed = failed = 0
     try:
-        for name, check in (
-            *kernels.checks(PLACE / "selftests"),
-            *_qemus(),
-            *_blkios(),
-            *_linuxes(),
-            *(() if options.brief else _dpdks()),
-        ):
+        for name, check in _checks(options.brief, options.rounds):
             if options.only and not any(word in name for word in options.only):
                 continue
             with _load(options.load):
@@ -65,6 +63,16 @@ def main() -> int:
         return NOT_HERE
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
+
+
+def _checks(brief: bool, rounds: int) -> Iterator[Check]:
+    yield from kernels.checks(PLACE / "selftests")
+    yield from _qemus()
+    yield from _blkios()
+    yield from _linuxes()
+    yield from linux_guest.checks(PLACE / "linux_guest", rounds=rounds, brief=brief)
+    if not brief:
+        yield from _dpdks()
 
 
 @contextmanager

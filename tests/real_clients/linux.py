@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.vm import initramfs, kernel
+from tests.boot import initramfs, kernel
 
 MEMORY: Final = 256 << 20  # bytes of the guest
 SIZE: Final = 64 << 20  # of the disk
@@ -40,7 +40,7 @@ def machine(place: Path, *, shared: bool) -> list[str]:
     """
     found = kernel.find()
     ramdisk = place / "initramfs.cpio"
-    ramdisk.write_bytes(initramfs.beginning(found, MODULES, FIRST.read_bytes()).finish())
+    ramdisk.write_bytes(initramfs.start(found, MODULES, FIRST).finish())
     return [
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
         *("-machine", "q35", "-accel", "tcg", "-cpu", "max,la57=off", "-smp", "2", "-m", f"{MEMORY >> 20}"),

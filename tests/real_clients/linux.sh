@@ -1,13 +1,8 @@
 #!/bin/busybox sh
 # The first program of a guest whose only disk is virtio-blk: Linux's own driver writes and reads it. Each line that it says of
 # itself begins with a plus sign.
-b=/bin/busybox
-$b mkdir -p /proc /sys /dev
-$b mount -t proc proc /proc
-$b mount -t sysfs sys /sys
-$b mount -t devtmpfs dev /dev
+. /begin
 exec >/dev/ttyS0 2>&1
-while read -r module; do $b insmod "/lib/$module"; done </modules
 disk=/sys/block/vda
 md5() { $b dd if=/dev/vda iflag=direct bs=64k skip=$1 count=$2 2>/dev/null | $b md5sum | $b cut -d ' ' -f 1; }
 echo "+ features $($b cat $disk/device/features)"

@@ -41,7 +41,8 @@ class Unpacked:
         """The command that starts one of their programs. `more`: where else its libraries are."""
         loader = str(self.libraries / "ld-linux-x86-64.so.2")
         path = ":".join(map(str, (self.libraries, *more)))
-        return [loader, "--library-path", path, str(self.root / "usr" / "bin" / name)]
+        [file] = (self.root / "usr").glob(f"[bs]*in/{name}")
+        return [loader, "--library-path", path, str(file)]
 
     @property
     def is_here(self) -> bool:

@@ -1,17 +1,13 @@
-"""What the guest starts from: busybox, the modules that it needs to reach its files, and the first
-program (guest/init).
+"""What the guest starts from: the modules that it needs to reach its files, and the first program
+(guest/init).
 """
 
-import shutil
-import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from tests.debian import NotHere
+from tests.boot import initramfs
+from tests.boot.kernel import Kernel
 
-from .kernel import Kernel, read_module
-
-BUSYBOX = "busybox"
 FIRST = Path(__file__).with_name("guest") / "init"
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console", "fuse", "cuse", "autofs4")
 
@@ -20,7 +16,7 @@ def build(kernel: Kernel, settings: Mapping[str, str], units: Mapping[str, str |
     """The archive. `settings`: shell variables for guest/init. `units`: systemd's, by name; None
     masks one. Raises NotHere.
     """
-    archive = beginning(kernel, MODULES, FIRST.read_bytes())
+    archive = initramfs.start(kernel, MODULES, FIRST)
     archive.directory("units")
     archive.file("settings", "".join(f"{name}='{value}'\n" for name, value in settings.items()).encode())
     for name, text in units.items():
@@ -31,54 +27,3 @@ def build(kernel: Kernel, settings: Mapping[str, str], units: Mapping[str, str |
         else:
             archive.file(f"units/{name}", text.encode())
     return archive.finish()
-
-
-def beginning(kernel: Kernel, modules: Sequence[str], first: bytes) -> "Archive":
-    """An archive with busybox, the first program, and in /lib these modules with all that they
-    need; /modules has their names, in an order in which they can be loaded. Raises NotHere.
-    """
-    busybox = shutil.which(BUSYBOX)
-    if busybox is None:
-        raise NotHere("there is no busybox (the package busybox-static)")
-    archive = Archive()
-    archive.directory("bin", "lib")
-    archive.file("bin/busybox", Path(busybox).resolve().read_bytes(), 0o755)
-    archive.file("init", first, 0o755)
-    files = kernel.needed_for(modules)
-    archive.file("modules", "".join(f"{path.stem.split('.')[0]}.ko\n" for path in files).encode())
-    for path in files:
-        archive.file(f"lib/{path.stem.split('.')[0]}.ko", read_module(path))
-    return archive
-
-
-class Archive:
-    """A cpio archive of the kind that the kernel unpacks ("newc"). Ref: v7.3
-    Documentation/driver-api/early-userspace/buffer-format.rst
-    """
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._count = 0
-
-    def directory(self, *names: str) -> None:
-        for name in names:
-            self._add(name, stat.S_IFDIR | 0o755, b"")
-
-    def file(self, name: str, data: bytes, mode: int = 0o644) -> None:
-        self._add(name, stat.S_IFREG | mode, data)
-
-    def link(self, name: str, target: str) -> None:
-        self._add(name, stat.S_IFLNK | 0o777, target.encode())
-
-    def finish(self) -> bytes:
-        self._add("TRAILER!!!", 0, b"")
-        return b"".join(self._parts)
-
-    def _add(self, name: str, mode: int, data: bytes) -> None:
-        self._count += 1
-        path = name.encode() + b"\0"
-        # inode, mode, uid, gid, links, mtime, size, 4 device numbers, length of the name, no
-        # checksum
-        fields = (self._count, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(path), 0)
-        head = b"070701" + b"".join(b"%08x" % field for field in fields) + path
-        self._parts += [head, bytes(-len(head) % 4), data, bytes(-len(data) % 4)]

@@ -23,10 +23,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tests.boot import kernel
+from tests.boot.initramfs import BUSYBOX
 from tests.debian import NotHere
 from tests.support import ROOT
 
-from . import initramfs, kernel
+from . import initramfs
 from .command import Command, Done, VmFailed
 
 QEMU: Final = "qemu-system-x86_64"
@@ -248,7 +250,7 @@ def need() -> None:
     """Install what is missing. Raises NotHere."""
     if subprocess.run([str(ROOT / "scripts" / "need"), *PACKAGES], check=False).returncode:
         raise NotHere(f"the virtual machine needs {', '.join(PACKAGES)}")
-    for tool in (QEMU, initramfs.BUSYBOX, "depmod"):
+    for tool in (QEMU, BUSYBOX, "depmod"):
         if shutil.which(tool) is None:
             raise NotHere(f"there is no {tool}")
 
