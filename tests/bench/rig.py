@@ -142,12 +142,19 @@ class Bench:
         server.wait_mounted()
         return server
 
-    def run(self, program: str, *servers: Server, mock: bool = False, device: str | None = None) -> Client:
+    def run(
+        self,
+        program: str,
+        *servers: Server,
+        mock: bool = False,
+        device: str | None = None,
+        more: Sequence[Path] = (),
+    ) -> Client:
         """`program`.c as `iommud run` starts it: it opens /dev/iommu (with `mock`, one that has
-        mock devices), VFIO's file of a `device`, and the servers' files.
+        mock devices), VFIO's file of a `device`, the servers' files, and `more`.
         """
         options = [*(["--mock"] if mock else []), *(["--device", device] if device else [])]
-        files = [DEVICE, *([VFIO_DEVICE] if device else []), *(server.path for server in servers)]
+        files = [DEVICE, *([VFIO_DEVICE] if device else []), *(server.path for server in servers), *more]
         return self._client(program, files, [*self._iommud, "run", *options, "--"])
 
     def alone(self, program: str) -> Client:

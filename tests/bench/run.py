@@ -17,6 +17,8 @@ starts the parts, and writes the table and build/bench.json, a list of
 - devices.py: iommud with a smaller mapping;
 - dmadev.py: DPDK's dma_skeleton, whose device is a thread with memcpy (copies a second: more is
   better);
+- disks.py: a C program that copies from the same file into the client (times, and commands or bytes
+  a second);
 - copies.py: memcpy (bandwidths: more is better);
 
 and null where none makes sense.
@@ -46,7 +48,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from tests.bench import copies, devices, dmadev, registers, round_trips, tables
+from tests.bench import copies, devices, disks, dmadev, registers, round_trips, tables
 from tests.bench.rig import FULL, QUICK, ROOT, Bench, Effort, Row
 from tests.bench.servers import BenchError, Stop
 
@@ -56,12 +58,20 @@ PARTS = (
     registers.registers,
     devices.mapped,
     dmadev.copied,
+    disks.disks,
     tables.tracked,
     tables.changed,
     copies.by_engine,
     copies.by_ioctl,
 )
-VERDICTS = (round_trips.verdicts, registers.verdicts, devices.verdicts, dmadev.verdicts, copies.verdicts)
+VERDICTS = (
+    round_trips.verdicts,
+    registers.verdicts,
+    devices.verdicts,
+    dmadev.verdicts,
+    disks.verdicts,
+    copies.verdicts,
+)
 
 
 def need_packages() -> None:

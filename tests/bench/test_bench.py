@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench import copies, devices, dmadev, registers, rig, round_trips, run, tables
+from tests.bench import copies, devices, disks, dmadev, registers, rig, round_trips, run, tables
 
 RUN = [sys.executable, run.__file__, "--quick"]
 
@@ -45,7 +45,7 @@ def test_a_quick_run_writes_every_row(tmp_path: Path) -> None:
         printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0, printed
     rows = {row["name"]: row for row in json.loads((tmp_path / "bench.json").read_text())}
-    parts = round_trips, registers, devices, dmadev, copies
+    parts = round_trips, registers, devices, dmadev, disks, copies
     compared = {name for part in parts for name in part.names(rig.QUICK)}
     smallest = {devices.name(rig.QUICK.maps[0], kind) for kind in rig.KINDS}
     assert compared | smallest | tables.names(rig.QUICK) | {round_trips.BYTES_PER_AREA} <= rows.keys()
