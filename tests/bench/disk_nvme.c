@@ -5,7 +5,7 @@
  * from the same file into this one.
  *
  * Usage: disk_nvme IOMMU DEVICE FILE; then, a line each:
- *   batch TARGET WORKLOAD N DEPTH SIZE   N times SIZE bytes (whole pages, 512 KiB at most), DEPTH at
+ *   batch TARGET WORKLOAD N DEPTH SIZE   N times SIZE bytes (whole pages, 128 KiB at most), DEPTH at
  *                                        a time: the nanoseconds all of them took
  * TARGET 0: the device; 1: the limit. WORKLOAD: read, or write.
  */
@@ -19,9 +19,10 @@
 
 #define BLOCK 512U
 #define DATA (memory + FREE_MEMORY)
-#define LISTS (DATA + 24 * MIB) /* a page for each command's PRPs */
+#define LISTS (memory + MEMORY - MOST_REQUESTS * 4096) /* a page for each command's PRPs */
 #define DISK (64 * MIB)
-#define MOST (512U << 10)
+#define MOST (128U << 10)
+#define ROOM ((size_t)(LISTS - DATA)) /* for the data, which many commands may have in the same place */
 
 struct order {
 	uint64_t count;
@@ -60,7 +61,7 @@ static void use_shadows(void)
 
 static void point(struct command *command, uint32_t slot, uint32_t size)
 {
-	uint8_t *at = DATA + (size_t)slot * size;
+	uint8_t *at = DATA + slot % (ROOM / size) * size;
 	uint64_t *list = (uint64_t *)(LISTS + (size_t)slot * 4096);
 	uint32_t i;
 
