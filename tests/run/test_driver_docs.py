@@ -5,6 +5,7 @@ stands, and answers what the text says.
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,13 +59,13 @@ def outputs(directory: Path, scripts: list[str], prefix: list[str]) -> list[str]
     mark = "==== the next block ===="
     script = f"\necho '{mark}'\n".join(scripts)
     environment = {"PATH": f"{directory}/bin:{os.environ['PATH']}", "HOME": str(directory), "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(
-        [*prefix, "sh", "-c", f"ulimit -c 0; exec 2>&1\n{script}"],
-        cwd=directory,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=4 * PATIENCE,
-        check=False,
-    )
-    return done.stdout.split(f"{mark}\n")
+    command = [*prefix, "sh", "-c", f"ulimit -c 0; exec 2>&1\n{script}"]
+    with subprocess.Popen(
+        command, cwd=directory, env=environment, stdout=subprocess.PIPE, text=True, process_group=0
+    ) as shell:
+        try:
+            said, _ = shell.communicate(timeout=4 * PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(shell.pid, signal.SIGKILL)  # a driver that waits for ever keeps its device
+            raise
+    return said.split(f"{mark}\n")
