@@ -84,7 +84,7 @@ vm-test: setup  ## the character device (CUSE) in a virtual machine with Debian'
 hostile: setup  ## every attack on `iommud serve` for a minute, and a table of what others felt of it; root, 45 minutes
 	$(BIN)/python -m tests.hostile
 
-ROUNDS = 1000
+nvme: ROUNDS = 1000
 nvme: setup  ## an emulated NVMe controller: a hundred thousand random commands, and ROUNDS times its driver or its daemon is killed; an hour
 	$(BIN)/python -m tests.clients.nvme --rounds $(ROUNDS)
 

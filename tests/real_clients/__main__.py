@@ -20,7 +20,7 @@ from typing import Final
 from tests.debian import NotHere
 from tests.support import ROOT, lacking
 
-from . import blkio, dpdk, guest, kernels, linux, qemu
+from . import dpdk, guest, kernels, linux, qemu, qemu_io
 from .linux_guest import rows as linux_guest
 from .users import Check, User, users
 
@@ -68,7 +68,7 @@ def main() -> int:
 def _checks(brief: bool, rounds: int) -> Iterator[Check]:
     yield from kernels.checks(PLACE / "selftests")
     yield from _qemus()
-    yield from _blkios()
+    yield from _qemu_ios()
     yield from _linuxes()
     yield from linux_guest.checks(PLACE / "linux_guest", rounds=rounds, brief=brief)
     if not brief:
@@ -133,23 +133,23 @@ def _boot(command: list[str]) -> str:
     return guest.boot(command, _guest())[-1]
 
 
-def _blkios() -> Iterator[Check]:
-    for user in users("--open", str(blkio.QEMU_IO.root)):
-        for options in (), kernels.TYPE1:
+def _qemu_ios() -> Iterator[Check]:
+    for user in users("--open", str(qemu_io.QEMU_IO.root)):
+        for model, options in ("virtio-blk", ()), ("virtio-blk", kernels.TYPE1), ("nvme", kernels.TYPE1):
             where = ", on VFIO's own container" if options else ""
-            yield f"qemu-io on virtio-blk{where}, as {user.name}", partial(_patterns, user, options)
+            yield f"qemu-io on {model}{where}, as {user.name}", partial(_patterns, user, model, options)
 
 
-def _patterns(user: User, options: Sequence[str]) -> str:
+def _patterns(user: User, model: str, options: Sequence[str]) -> str:
     """What it writes is read, by it and in the file; and it notices what is not as it was."""
-    patterns = blkio.Patterns(0)
+    patterns = qemu_io.Patterns(0)
     with _place() as place:
         file = place / "disk.img"
-        device = f"virtio-blk,bdf={BDF},file={file},size={blkio.SIZE}"
+        device = f"{model},bdf={BDF},file={file},size={qemu_io.SIZE}"
 
-        def ask(commands: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
             return subprocess.run(
-                user.run([device], blkio.command(BDF, commands), *options),
+                user.run([device], command, *options),
                 capture_output=True,
                 text=True,
                 timeout=SECONDS,
@@ -158,17 +158,21 @@ def _patterns(user: User, options: Sequence[str]) -> str:
                 cwd="/",
             )
 
-        untouched = f"read -P 0 0 {blkio.UNTOUCHED}"
-        done = ask([*patterns.commands, untouched])
+        untouched = f"read -P 0 0 {qemu_io.UNTOUCHED}"
+        done = run(qemu_io.command(model, BDF, [*patterns.commands, untouched]))
         said = done.stdout + done.stderr
         assert not done.returncode, f"status {done.returncode}\n{said[-8000:]}"
         assert "failed" not in said, said[-8000:]
-        assert blkio.checksum(file) == patterns.checksum, "the file is not what was written"
-        blkio.spoil(file, blkio.UNTOUCHED // 2)
-        assert blkio.checksum(file) != patterns.checksum
-        done = ask([untouched])
+        assert qemu_io.checksum(file) == patterns.checksum, "the file is not what was written"
+        qemu_io.spoil(file, qemu_io.UNTOUCHED // 2)
+        assert qemu_io.checksum(file) != patterns.checksum
+        done = run(qemu_io.command(model, BDF, [untouched]))
         assert done.returncode, "a wrong bit was not noticed"
-        assert f"Pattern verification failed at offset 0, {blkio.UNTOUCHED} bytes" in done.stdout, done.stdout
+        assert f"Pattern verification failed at offset 0, {qemu_io.UNTOUCHED} bytes" in done.stdout, done.stdout
+        if model == "nvme" and user.may_lock(qemu_io.SIZE):  # it maps much at a time
+            done = run(qemu_io.copy(BDF, place / "copy.img"))
+            assert not done.returncode, done.stdout + done.stderr
+            assert qemu_io.checksum(place / "copy.img") == qemu_io.checksum(file), "qemu-img copied something else"
     return f"{len(patterns.commands)} commands"
 
 

@@ -1,4 +1,6 @@
-"""libblkio's driver of virtio block devices, in Debian trixie's qemu-io, on virtio-blk."""
+"""Debian trixie's qemu-io and qemu-img, which drive disks from userspace: virtio-blk by libblkio,
+and NVMe by a driver of QEMU's own, which knows only VFIO's own container.
+"""
 
 import hashlib
 import random
@@ -24,13 +26,27 @@ def _found() -> Unpacked:
     return found
 
 
-def command(bdf: str, asked: Sequence[str]) -> list[str]:
-    """The command of qemu-io that carries out what is asked for, in order, until one fails."""
+# What QEMU calls each model, by its place.
+IMAGES: Final = {
+    "virtio-blk": "driver=virtio-blk-vfio-pci,path=/sys/bus/pci/devices/{},cache.direct=on,discard=unmap",
+    "nvme": "driver=nvme,device={},namespace=1,discard=unmap",
+}
+
+
+def _program(name: str) -> list[str]:
     found = _found()
-    image = f"driver=virtio-blk-vfio-pci,path=/sys/bus/pci/devices/{bdf},cache.direct=on,discard=unmap"
+    return ["env", f"QEMU_MODULE_DIR={found.libraries / 'qemu'}", *found.program(name)]
+
+
+def command(model: str, bdf: str, asked: Sequence[str]) -> list[str]:
+    """The command of qemu-io that carries out what is asked for, in order, until one fails."""
     words = [word for each in asked for word in ("-c", each)]
-    modules = f"QEMU_MODULE_DIR={found.libraries / 'qemu'}"
-    return ["env", modules, *found.program("qemu-io"), "--image-opts", image, *words]
+    return [*_program("qemu-io"), "--image-opts", IMAGES[model].format(bdf), *words]
+
+
+def copy(bdf: str, to: Path) -> list[str]:
+    """The command of qemu-img that copies all of an NVMe disk into a file."""
+    return [*_program("qemu-img"), "convert", "-f", "raw", "-O", "raw", f"nvme://{bdf}/1", str(to)]
 
 
 class Patterns:
