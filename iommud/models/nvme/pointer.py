@@ -66,26 +66,27 @@ def prps(prp1: int, prp2: int, length: int, page: int, read: Read) -> Stretches:
 
 def _listed(prp1: int, first: int, place: int, left: int, page: int, read: Read) -> Stretches:
     found: Stretches = []
-    start, size = prp1, first
+    within = page - 1
+    start, end = prp1, prp1 + first
     if place & _ENTRY - 1:
         raise Failed(PRP_OFFSET_INVALID)
-    while left:
-        room = (page - (place & page - 1)) // _ENTRY
+    while left > 0:
+        room = (page - (place & within)) // _ENTRY
         wanted = -(-left // page)
         entries: Sequence[int] = unpack(f"<{min(room, wanted)}Q", read(place, _ENTRY * min(room, wanted)))
         if wanted > room:
             *entries, place = entries
-            if place & page - 1:
+            if place & within:
                 raise Failed(PRP_OFFSET_INVALID)  # only the first list may begin within a page
         for entry in entries:
-            if entry & page - 1:
-                raise Failed(PRP_OFFSET_INVALID)
-            if start + size != entry:
-                found.append((start, size))
-                start, size = entry, 0
-            size += min(left, page)
-            left -= min(left, page)
-    found.append((start, size))
+            if entry != end:
+                if entry & within:
+                    raise Failed(PRP_OFFSET_INVALID)
+                found.append((start, end - start))
+                start = entry
+            end = entry + page
+        left -= page * len(entries)
+    found.append((start, end - start + left))  # the last page may be used in part
     return found
 
 
