@@ -137,7 +137,8 @@ class Split:
         next.
         """
         if self.events:
-            self.memory.put(self.driver + 4 + 2 * self.size, self.seen + ahead - (not interrupts) & 0xFFFF)
+            event = self.seen + ahead if interrupts else self.seen - 1
+            self.memory.put(self.driver + 4 + 2 * self.size, event & 0xFFFF)
         else:
             self.memory.put(self.driver, not interrupts)
 
