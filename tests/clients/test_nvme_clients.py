@@ -85,6 +85,11 @@ def test_random_commands_are_answered_as_expected(stream: Stream) -> None:
 
 
 @pytest.mark.usefixtures("root")
+def test_so_they_are_without_any_privilege() -> None:
+    compare(SHORT, answered(SHORT, [*AS_NOBODY, *run(512)]))
+
+
+@pytest.mark.usefixtures("root")
 def test_so_they_are_by_serve(served: tuple[str, str]) -> None:
     compare(SHORT, answered(SHORT, [], *served))
 

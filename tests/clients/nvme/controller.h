@@ -16,7 +16,7 @@
 #include <time.h>
 
 #ifndef MEMORY /* bytes; who has no privilege may pin 8 MiB, and this is mapped twice */
-#define MEMORY (2 * MIB)
+#define MEMORY (1 * MIB)
 #endif
 #define MOST_PAGE (64UL << 10)
 #define LOW 0x10000000UL /* IOVAs */

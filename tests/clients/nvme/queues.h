@@ -15,8 +15,8 @@
 
 #define MOST_QUEUES 9 /* with the admin queue, which is number 0 */
 #define MOST_REQUESTS 32
-#define QUEUE_ROOM (64UL << 10)
-#define MOST_ENTRIES 1024U
+#define QUEUE_ROOM (32UL << 10)
+#define MOST_ENTRIES 512U
 
 struct completion_queue {
 	volatile struct completion *ring;

@@ -136,7 +136,7 @@ static inline void step_identify_wrong(void)
 	uint32_t how = below(ARRAY_LEN(kinds)), offset = 4 * (1 + below(1000));
 	struct op *op = begin_admin("", ADMIN_IDENTIFY);
 	struct command *command = &op->request.command;
-	uint64_t address = iova_of(slot_data(op->slot), below(2));
+	uint64_t address = iova_of(op->data, below(2));
 
 	snprintf(op->kind, sizeof(op->kind), "identify.%s", kinds[how]);
 	command->cdw10 = CNS_CONTROLLER;

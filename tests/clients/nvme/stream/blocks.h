@@ -12,7 +12,7 @@
 #define AREA 1024U
 #define BUSY 48U /* the first of them, which most commands are about */
 #define MOST_NAMESPACES 4U
-#define MOST_BYTES (1U << 20)
+#define MOST_BYTES (512U << 10)
 #define FILLING 0xee
 
 struct namespace {
@@ -116,10 +116,10 @@ static inline void heal(struct namespace *ns, uint64_t lba, uint32_t count, uint
 
 		if (part > count)
 			part = count;
-		memcpy(slot_data(HEALER), contents(ns, lba, part), part * ns->block);
+		memcpy(LARGE, contents(ns, lba, part), part * ns->block);
 		command = block_command(IO_WRITE, ns->nsid, lba, part, NULL);
 		for (i = 0; i < part * ns->block; i += page_size)
-			add_piece(&pieces, slot_data(HEALER) + i,
+			add_piece(&pieces, LARGE + i,
 				  part * ns->block - i < page_size ? part * ns->block - i : page_size, false);
 		use_prps(&command, &pieces, slot_list(HEALER), false);
 		if (quietly(queue, command).status)

@@ -13,8 +13,9 @@ static inline struct namespace *some_pages(struct op *op, uint32_t which, uint32
 
 	*lba = some_lba(ns, count);
 	name_blocks(op, ns, block_commands[which].opcode, *lba, count);
+	be_large(op);
 	for (i = 0; i < pages; i++)
-		add_piece(&op->pieces, slot_data(op->slot) + 2 * i * page_size, page_size, below(2));
+		add_piece(&op->pieces, op->data + 2 * i * page_size, page_size, below(2));
 	op->count = count;
 	return ns;
 }
@@ -50,8 +51,8 @@ static inline void step_odd_offset(void)
 	struct op *op = begin_op("read.odd_offset");
 
 	name_blocks(op, ns, IO_READ, some_lba(ns, 1), 1);
-	op->request.command.prp1 = iova_of(slot_data(op->slot), below(2)) + 1 + below(3);
-	op->request.command.prp2 = iova_of(slot_data(op->slot) + page_size, below(2));
+	op->request.command.prp1 = iova_of(op->data, below(2)) + 1 + below(3);
+	op->request.command.prp2 = iova_of(op->data + page_size, below(2));
 	submit(op, some_queue());
 }
 
@@ -109,7 +110,7 @@ static inline void step_wrong_sgl(void)
 	struct op *op = begin_op(names[how]);
 	struct namespace *ns = some_namespace();
 	struct sgl *list = (struct sgl *)slot_list(op->slot);
-	uint64_t lba = some_lba(ns, 4), address = iova_of(slot_data(op->slot), below(2)), at = iova_of(list, below(2));
+	uint64_t lba = some_lba(ns, 4), address = iova_of(op->data, below(2)), at = iova_of(list, below(2));
 	uint32_t bytes = 4 * ns->block;
 
 	name_blocks(op, ns, IO_READ, lba, 4);

@@ -59,8 +59,7 @@ static inline void use_some_data(struct op *op, bool by_sgl)
 	bool is_chain;
 
 	if (by_sgl) {
-		lay_out_words(op, size_of(op));
-		memset(slot_data(op->slot), FILLING, size_of(op) + 4 * page_size);
+		lay_out_words(op, size_of(op), FILLING);
 		is_chain = op->pieces.count > 2 * most - 1; /* of three segments, or more */
 		use_sgls(&op->request.command, &op->pieces, slot_list(op->slot) + 16 * below(8), most, below(2));
 		tell(op, " %u descriptors", op->pieces.count);

@@ -42,11 +42,13 @@ static inline void lay_out_pages(struct op *op, uint32_t bytes)
 	uint32_t offset = some_offset(), count = (offset + bytes + page_size - 1) / page_size, i, done = 0;
 
 	op->bytes = bytes;
+	if (bytes > SMALL)
+		be_large(op);
 	some_order(order, count);
 	for (i = 0; i < count; i++) {
 		uint32_t room = page_size - offset, length = bytes - done < room ? bytes - done : room;
 
-		add_piece(&op->pieces, slot_data(op->slot) + order[i] * page_size + offset, length, below(2));
+		add_piece(&op->pieces, op->data + order[i] * page_size + offset, length, below(2));
 		done += length;
 		offset = 0;
 	}
@@ -76,17 +78,20 @@ static inline void use_pages(struct op *op, uint32_t bytes, uint8_t filling)
 	use_prps(&op->request.command, &op->pieces, some_list(op), below(2));
 }
 
-/* Pieces as SGLs can name them: up to 8, of words of 4 bytes. */
-static inline void lay_out_words(struct op *op, uint32_t bytes)
+/* Pieces as SGLs can name them: up to 8, of words of 4 bytes. The memory about them is filled first. */
+static inline void lay_out_words(struct op *op, uint32_t bytes, uint8_t filling)
 {
 	uint32_t count = 1 + below(8), i, at = 0;
 
 	op->bytes = bytes;
+	if (bytes > SMALL)
+		be_large(op);
+	memset(op->data, filling, (bytes + count * 4 * 64 + page_size - 1) & ~(page_size - 1));
 	for (i = 0; i < count && bytes; i++) {
 		uint32_t length = i + 1 == count ? bytes : 4 * (1 + below(bytes / 4));
 
 		at += 4 * below(64);
-		add_piece(&op->pieces, slot_data(op->slot) + at, length, below(2));
+		add_piece(&op->pieces, op->data + at, length, below(2));
 		at += length;
 		bytes -= length;
 	}

@@ -16,18 +16,20 @@
 #ifndef STREAM_OP_H
 #define STREAM_OP_H
 
-#define MEMORY (32 * MIB)
+#define MEMORY (3 * MIB)
 
 #include "../pointers.h"
 #include "../run.h"
 #include "dice.h"
 
 #define MOST_DEPTH 12U
-#define SLOT_DATA 0x110000UL /* 1 MiB, and an offset into a page */
-#define SLOT_LIST 0x30000UL
+#define SMALL (64U << 10)  /* bytes of data that go into a slot, with an offset of a page */
+#define SLOT_DATA 0x14000UL
+#define SLOT_LIST 0xc000UL
 #define SLOT (SLOT_DATA + SLOT_LIST)
-#define SLOTS (memory + 2 * MIB)
 #define HEALER MOST_DEPTH /* a slot beside those of the stream */
+#define SLOTS (memory + FREE_MEMORY)
+#define LARGE (SLOTS + (MOST_DEPTH + 1) * SLOT) /* what does not go into a slot, of one command at a time */
 
 struct op {
 	struct request request; /* first */
@@ -36,6 +38,7 @@ struct op {
 	char text[112];
 	char found[96]; /* beside the status */
 	uint32_t slot, queue;
+	uint8_t *data; /* memory for it */
 	uint32_t nsid, count; /* blocks that it touches, if any */
 	uint64_t lba;
 	bool writes, hides_dw0, is_judged;
@@ -138,7 +141,19 @@ static inline struct op *begin_op(const char *kind)
 	op->number = next_op++;
 	snprintf(op->kind, sizeof(op->kind), "%s", kind);
 	op->slot = op->number % MOST_DEPTH;
+	op->data = slot_data(op->slot);
 	return op;
+}
+
+/* Its data does not go into its slot. Waits until nobody else's is in the place for such. */
+static inline void be_large(struct op *op)
+{
+	uint64_t i;
+
+	for (i = first_op; i < op->number; i++)
+		if (ops[i % MOST_DEPTH].data == LARGE)
+			wait_for_op(&ops[i % MOST_DEPTH]);
+	op->data = LARGE;
 }
 
 /* It touches these blocks. Waits for those in flight that it must not meet. */

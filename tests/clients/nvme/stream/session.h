@@ -136,7 +136,11 @@ static inline void delete_all(void)
 		}
 }
 
-/* Reads are under way when the controller is disabled. Once it says so, nothing comes any more. */
+/*
+ * Commands are under way when the controller is disabled. Once it says so, nothing comes any more,
+ * and nothing is taken from memory. What is written is what is there, so it does not matter whether
+ * it was.
+ */
 static inline void leave_in_the_middle(void)
 {
 	static struct request left[MOST_DEPTH];
@@ -144,10 +148,13 @@ static inline void leave_in_the_middle(void)
 	uint8_t *cq_memory = queue_memory(0, true);
 
 	for (i = 0; i < count; i++) {
+		static const uint8_t opcodes[] = { IO_READ, IO_WRITE, IO_VERIFY, IO_FLUSH };
 		struct namespace *ns = some_namespace();
-		uint32_t queue = some_queue();
+		uint32_t queue = some_queue(), lba = below(BUSY);
+		uint8_t opcode = opcodes[below(ARRAY_LEN(opcodes))];
 
-		left[i] = (struct request){ .command = block_command(IO_READ, ns->nsid, below(AREA - 128), 1, slot_data(i)) };
+		memcpy(slot_data(i), contents(ns, lba, 1), ns->block);
+		left[i] = (struct request){ .command = block_command(opcode, ns->nsid, lba, 1, slot_data(i)) };
 		left[i].command.cid = (uint16_t)i;
 		if (has_room(queue))
 			put_request(&left[i], queue);
