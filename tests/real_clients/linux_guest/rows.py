@@ -163,8 +163,11 @@ def _is_set_up(guest: Guest, setup: Setup) -> None:
 
 
 def _kill(into: Path, setup: Setup, rounds: int, whom: str) -> str:
+    counts = []
     with _place(setup) as place:
-        counts = [kills.round_(setup, _ramdisk(into), place, number, whom) for number in range(1, rounds + 1)]
+        for number in range(1, rounds + 1):
+            how = replace(setup, shared=bool(number % 2))
+            counts.append(kills.round_(how, _ramdisk(into), place, number, whom))
     told, begun = (sum(each) for each in zip(*counts, strict=True))
     return f"{rounds} rounds: {told} records are there, and of {begun} more at least a part"
 
