@@ -20,7 +20,7 @@ from typing import Final
 from tests.debian import NotHere
 from tests.support import ROOT, lacking
 
-from . import blkio, dpdk, guest, kernels, linux, qemu
+from . import blkio, dpdk, guest, kernels, qemu
 from .linux_guest import rows as linux_guest
 from .users import Check, User, users
 
@@ -69,7 +69,6 @@ def _checks(brief: bool, rounds: int) -> Iterator[Check]:
     yield from kernels.checks(PLACE / "selftests")
     yield from _qemus()
     yield from _blkios()
-    yield from _linuxes()
     yield from linux_guest.checks(PLACE / "linux_guest", rounds=rounds, brief=brief)
     if not brief:
         yield from _dpdks()
@@ -170,23 +169,6 @@ def _patterns(user: User, options: Sequence[str]) -> str:
         assert done.returncode, "a wrong bit was not noticed"
         assert f"Pattern verification failed at offset 0, {blkio.UNTOUCHED} bytes" in done.stdout, done.stdout
     return f"{len(patterns.commands)} commands"
-
-
-def _linuxes() -> Iterator[Check]:
-    for user in users():
-        if user.may_lock(linux.MEMORY):
-            for shared, keys in (False, ""), (True, ",mmap=off"):
-                what = "a memfd, its BAR not mapped" if shared else "private memory"
-                yield f"Linux on virtio-blk in QEMU with {what}, as {user.name}", partial(_linux, user, shared, keys)
-
-
-def _linux(user: User, shared: bool, keys: str) -> str:
-    with _place() as place:
-        disk = place / "disk.img"
-        linux.fill(disk)
-        command = [*qemu.command(), *linux.machine(place, shared=shared)]
-        device = f"virtio-blk,bdf={BDF},file={disk},serial={linux.SERIAL},queues=2{keys}"
-        return linux.boot(user.run([device], ["sh", "-ec", f"{OPEN}{DEVICE}fd=9", "sh", *command]), disk)
 
 
 def _dpdks() -> Iterator[Check]:

@@ -17,7 +17,7 @@ from typing import Final
 
 from .. import qemu
 from ..users import Check, User, users
-from . import files, kills, machine, ramdisk
+from . import files, kills, machine, ramdisk, rings
 from .files import FRESH, LARGE
 from .machine import Guest
 from .setup import NVME, VIRTIO, Disk, Setup
@@ -28,12 +28,16 @@ FEW: Final = 3  # rounds of kills, unless more are asked for
 
 
 def checks(into: Path, *, rounds: int = FEW, brief: bool = False) -> Iterator[Check]:
-    """`into`: where the guest's archive is made. `rounds`: of kills. `brief`: only the row that is
+    """`into`: where the guest's archive is made. `rounds`: of kills. `brief`: only those that are
     part of `make test`.
     """
     everybody = list(_users())
     for user in everybody:
         yield f"guest_both_fd, as {user.name}", partial(_short, into, Setup(user, BOTH, shared=user.is_root))
+    for user in everybody[:1]:
+        for mapped in False, True:
+            setup = Setup(user, (VIRTIO,), shared=not mapped, processors=2, mapped=mapped, keys=rings.KEYS)
+            yield f"guest_virtio_rings{'_mapped' if mapped else ''}", partial(_rings, into, setup)
     if brief or not everybody:
         return
     user = everybody[0]
@@ -100,6 +104,18 @@ def _long(into: Path, setup: Setup) -> str:
             files.contented(guest)
             guest.power_off()
         files.check_outside(disk, place, "more")
+    return said
+
+
+def _rings(into: Path, setup: Setup) -> str:
+    """One boot, without files."""
+    [disk] = setup.disks
+    with _place(setup) as place:
+        rings.fill(disk.file(place))
+        with _boot(into, setup, place) as guest:
+            said = rings.drive(guest, disk)
+            guest.power_off()
+        rings.check_outside(disk.file(place))
     return said
 
 
