@@ -32,11 +32,12 @@ def drive(guest: Guest, disk: Disk) -> str:
     """Ask the driver what it found, and write and read by it. What is worth saying."""
     block = f"/sys/block/{Path(disk.device).name}"
     features = guest.run(f"cat {block}/device/features")
-    assert all(features[bit] == "1" for bit in (PACKED, EVENT_IDX, INDIRECT, MQ, DISCARD)), features
-    assert guest.run(f"cat {block}/serial").strip() == SERIAL
-    assert int(guest.run(f"cat {block}/size")) == SIZE // 512
-    assert int(guest.run(f"ls {block}/mq | wc -l")) == QUEUES
-    assert _md5(guest, disk, 0, 64) == hashlib.md5(PATTERN).hexdigest()
+    missing = [bit for bit in (PACKED, EVENT_IDX, INDIRECT, MQ, DISCARD) if features[bit] != "1"]
+    assert not missing, f"features that were not taken: {missing} of {features}"
+    _same("serial number", guest.run(f"cat {block}/serial").strip(), SERIAL)
+    _same("sectors", int(guest.run(f"cat {block}/size")), SIZE // 512)
+    _same("queues", int(guest.run(f"ls {block}/mq | wc -l")), QUEUES)
+    _same("what was there", _md5(guest, disk, 0, 64), hashlib.md5(PATTERN).hexdigest())
 
     guest.run(f"cat /files/* | head -c {len(DATA)} >/data")
     writers = [  # beside one another, on all queues
@@ -44,17 +45,17 @@ def drive(guest: Guest, disk: Disk) -> str:
         for part in range(4)
     ]
     guest.run(" ".join([*writers, "wait"]))
-    assert _md5(guest, disk, 64, 4 * PART) == hashlib.md5(DATA).hexdigest()
+    _same("what was written", _md5(guest, disk, 64, 4 * PART), hashlib.md5(DATA).hexdigest())
 
     guest.run(f"echo write through >{block}/cache_type")
     guest.run(f"dd if=/data of={disk.device} bs=4k count=64 seek=4096 conv=fsync")
     guest.run(f"echo write back >{block}/cache_type")
     guest.run(f"dd if=/data of={disk.device} bs=512 count=100 seek=65536 conv=fsync")
     guest.run(f"blkdiscard -o {16 * BLOCK} -l {16 * BLOCK} {disk.device}")
-    assert _md5(guest, disk, 0, 64) == hashlib.md5(_discarded()).hexdigest()
+    _same("what was discarded in part", _md5(guest, disk, 0, 64), hashlib.md5(_discarded()).hexdigest())
 
     vectors = int(guest.run("grep -c virtio0-req /proc/interrupts"))
-    assert vectors == QUEUES, "each queue has a vector"
+    _same("vectors of queues", vectors, QUEUES)
     contented(guest)
     return f"{vectors} vectors"
 
@@ -69,6 +70,10 @@ def check_outside(file: Path) -> None:
         (65536 * 512, DATA[: 100 * 512]),
     ):
         assert data[position : position + len(expected)] == expected, f"not what was written at {position:#x}"
+
+
+def _same(what: str, found: object, expected: object) -> None:
+    assert found == expected, f"{what}: {found}, not {expected}"
 
 
 def _md5(guest: Guest, disk: Disk, at: int, count: int) -> str:
