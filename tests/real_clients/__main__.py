@@ -20,7 +20,7 @@ from typing import Final
 from tests.debian import NotHere
 from tests.support import ROOT, lacking
 
-from . import dpdk, guest, kernels, linux, qemu, qemu_io
+from . import dpdk, guest, kernels, qemu, qemu_io
 from .linux_guest import rows as linux_guest
 from .users import Check, User, users
 
@@ -69,7 +69,6 @@ def _checks(brief: bool, rounds: int) -> Iterator[Check]:
     yield from kernels.checks(PLACE / "selftests")
     yield from _qemus()
     yield from _qemu_ios()
-    yield from _linuxes()
     yield from linux_guest.checks(PLACE / "linux_guest", rounds=rounds, brief=brief)
     if not brief:
         yield from _dpdks()
@@ -174,23 +173,6 @@ def _patterns(user: User, model: str, options: Sequence[str]) -> str:
             assert not done.returncode, done.stdout + done.stderr
             assert qemu_io.checksum(place / "copy.img") == qemu_io.checksum(file), "qemu-img copied something else"
     return f"{len(patterns.commands)} commands"
-
-
-def _linuxes() -> Iterator[Check]:
-    for user in users():
-        if user.may_lock(linux.MEMORY):
-            for shared, keys in (False, ""), (True, ",mmap=off"):
-                what = "a memfd, its BAR not mapped" if shared else "private memory"
-                yield f"Linux on virtio-blk in QEMU with {what}, as {user.name}", partial(_linux, user, shared, keys)
-
-
-def _linux(user: User, shared: bool, keys: str) -> str:
-    with _place() as place:
-        disk = place / "disk.img"
-        linux.fill(disk)
-        command = [*qemu.command(), *linux.machine(place, shared=shared)]
-        device = f"virtio-blk,bdf={BDF},file={disk},serial={linux.SERIAL},queues=2{keys}"
-        return linux.boot(user.run([device], ["sh", "-ec", f"{OPEN}{DEVICE}fd=9", "sh", *command]), disk)
 
 
 def _dpdks() -> Iterator[Check]:

@@ -21,7 +21,7 @@ MEMORY: Final = 192 << 20  # bytes
 QEMU: Final = [
     *("-nodefaults", "-no-user-config", "-display", "none", "-cpu", "max,la57=off", "-accel", "tcg,tb-size=256"),
 ]
-SECONDS: Final = 120.0  # for a command, or a boot
+SECONDS: Final = 180.0  # for a command, or a boot
 LINES: Final = 40  # of the console, in a complaint
 PARAMETERS: Final = (
     "console=ttyS0",

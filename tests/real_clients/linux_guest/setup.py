@@ -51,7 +51,8 @@ class Setup:
     """`way`: fd or host, which is how QEMU opens the devices. `viommu`: the guest has an IOMMU too,
     and maps a page when it is needed and no longer. `shared`: the guest's memory is a file, which
     iommud maps as well; else iommud copies, by system calls. `tmpfs`: the disks' files are there,
-    where no write has to wait.
+    where no write has to wait. `mapped`: QEMU may map the devices' BARs. `keys`: more of the
+    devices'.
     """
 
     user: User
@@ -61,11 +62,17 @@ class Setup:
     shared: bool = True
     tmpfs: bool = False
     processors: int = 1
+    mapped: bool = False
+    keys: str = ""
 
     def command(self, place: Path) -> list[str]:
         """What starts QEMU, with the disks' files in `place`. Raises NotHere."""
+        keys = ["" if self.mapped else "mmap=off", self.keys]
         devices = [
-            f"{disk.model},bdf={disk.address},file={disk.file(place)},size={SIZE},mmap=off" for disk in self.disks
+            ",".join(
+                [disk.model, f"bdf={disk.address}", f"file={disk.file(place)}", f"size={SIZE}", *filter(None, keys)]
+            )
+            for disk in self.disks
         ]
         options = ["--chardev"] if self.way == "host" else []
         return self.user.run(devices, ["sh", "-ec", self._script(), "sh", *self._machine()], *options)
