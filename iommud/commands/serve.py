@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from cuse_glue.errors import Unusable
 from cuse_glue.mounts import reach
@@ -210,16 +210,24 @@ def _serve(served: list[Served], settings: Settings, gid: int, tree: FusePlace |
     where = ", ".join([*(each.where for each in served), *([] if tree is None else [f"{tree.path} (/sys)"])])
 
     table = Table()
+    kept = [table.fd]
     ends, alive, needed = None, -1, None
     if tree is not None:
         theirs, alive = os.pipe2(os.O_CLOEXEC)  # `alive` ends with this process
         needed, end = os.pipe2(os.O_CLOEXEC)
         ends = SysfsEnds(tree.fd, theirs, end)
 
+    disks: Any = None  # Disks, whose module is imported only where there are devices
+    if settings.devices:
+        from ..file.vfio_devices import open_disks
+
+        disks = open_disks(settings)
+        kept += disks.descriptors
+
     def prepare(links: Links) -> Callable[[int, int, Callable[[], None]], None]:
         from . import worker
 
-        return worker.prepare(settings, table, links, ends, _first_group(settings))
+        return worker.prepare(settings, table, links, ends, _first_group(settings), disks)
 
     def moving(door: int, giver: int, taker: int) -> None:
         if served[door].door.behind is Behind.GROUP:
@@ -239,7 +247,7 @@ def _serve(served: list[Served], settings: Settings, gid: int, tree: FusePlace |
         ],
         settings.shares.workers,
         prepare,
-        [table.fd, *(ends or ())],
+        [*kept, *(ends or ())],
         table.forget,
         lambda door, worker: note_closing(table, door, worker),
         moving,

@@ -30,6 +30,7 @@ from cuse_glue.fuse.tree_node import TreeNode
 from cuse_glue.request.inline import interruptible, leave
 from cuse_glue.system import detach
 
+from ..file.disk import Disks
 from ..file.vfio_devices import ASK_AGAIN, plug
 from ..pci.address import Address
 from ..pci.bus import Bus
@@ -48,16 +49,30 @@ LOOKS: Final = 40  # at whether a group is free; a worker that takes longer has 
 
 
 def start(
-    settings: Settings, table: Table, notes: socket.socket, ends: SysfsEnds, others: Collection[Address], group: int
+    settings: Settings,
+    table: Table,
+    notes: socket.socket,
+    ends: SysfsEnds,
+    others: Collection[Address],
+    group: int,
+    disks: Disks | None,
 ) -> None:
-    """Fork this process out of one that has one thread. `others`, `group`: as for Devices."""
+    """Fork this process out of one that has one thread. `others`, `group`, `disks`: as for
+    Devices.
+    """
     if os.fork() == 0:
-        _be(settings, table, notes, ends, others, group)
+        _be(settings, table, notes, ends, others, group, disks)
     ends.close()
 
 
 def _be(
-    settings: Settings, table: Table, notes: socket.socket, ends: SysfsEnds, others: Collection[Address], group: int
+    settings: Settings,
+    table: Table,
+    notes: socket.socket,
+    ends: SysfsEnds,
+    others: Collection[Address],
+    group: int,
+    disks: Disks | None,
 ) -> NoReturn:
     status = 1
     try:
@@ -65,7 +80,7 @@ def _be(
         detach.close_all_but(*ends, table.fd, notes.fileno())
         detach.name("iommud-sysfs")
         keeper = Keeper(SharedBus(table, KERNEL), notes, group)
-        for _ in plug(settings, keeper.bus, others, None):
+        for _ in plug(settings, keeper.bus, others, None, disks):
             pass
         tree = tree_of(keeper.bus, stderr.write_line if settings.why else None)
         trio.run(_serve, Session(ends.tree, TreeNode(tree.root, os.geteuid(), os.getegid())), ends.alive)

@@ -17,6 +17,7 @@ from cuse_glue.request.open_file import Opener, OpenFile
 
 from ..doors import Behind, doors
 from ..file.device_file import IommuDevice
+from ..file.disk import Disks
 from ..file.vfio_devices import groups_of_the_kernel
 from ..file.vfio_file import VfioFile, VfioOpener
 from ..file.vfio_group_file import GroupFile, GroupOpener
@@ -35,9 +36,15 @@ class DeviceService:
     """The Service of cuse_glue.broker.worker."""
 
     def __init__(
-        self, settings: Settings, table: Table, broker: Broker, others: Collection[Address], first_group: int
+        self,
+        settings: Settings,
+        table: Table,
+        broker: Broker,
+        others: Collection[Address],
+        first_group: int,
+        disks: Disks | None,
     ) -> None:
-        """`others`, `first_group`: as for Devices."""
+        """`others`, `first_group`, `disks`: as for Devices."""
         limit_process(settings.shares)
         self._doors = doors(settings, first_group)
         self._share = WorkerShare(table, broker.number, settings.shares)
@@ -52,6 +59,7 @@ class DeviceService:
             shared=SharedBus(table, broker.number) if settings.sysfs is not None else None,
             others=others,
             first_group=first_group,
+            disks=disks,
         )
 
     def warm_up(self) -> None:
@@ -109,20 +117,20 @@ class DeviceService:
 
 
 def prepare(
-    settings: Settings, table: Table, links: Links, sysfs: SysfsEnds | None, first_group: int
+    settings: Settings, table: Table, links: Links, sysfs: SysfsEnds | None, first_group: int, disks: Disks | None
 ) -> Callable[[int, int, Callable[[], None]], None]:
     """Called in the spawner. Returns what a worker runs, given its number, its pipe, and what to
     call when it is ready. `sysfs`: for the process that serves /sys, which is started here; None:
-    there is none.
+    there is none. `disks`: of the devices.
     """
     others = taken() if settings.devices else []
     kernel = SharedBus(table, KERNEL)
     for group in groups_of_the_kernel(settings, others):
         kernel.claim(group)  # before anybody can ask for a device of it
     if sysfs is not None:
-        sys_server.start(settings, table, links.notes, sysfs, others, first_group)
+        sys_server.start(settings, table, links.notes, sysfs, others, first_group, disks)
 
     def make(broker: Broker) -> DeviceService:
-        return DeviceService(settings, table, broker, others, first_group)
+        return DeviceService(settings, table, broker, others, first_group, disks)
 
     return lambda number, pipe, ready: work(number, pipe, ready, links, make)

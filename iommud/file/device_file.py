@@ -38,6 +38,7 @@ from ..settings import TYPE1, Settings
 from ..uapi.names import name_of
 from ..vfio.type1.container import Container
 from .descriptors import DescriptorBook
+from .disk import Disks
 from .dma_why import DmaWhy
 from .no_data import NoData
 from .vfio_clients import Clients, Closings
@@ -92,13 +93,15 @@ class IommuDevice:
         shared: Shared | None = None,
         others: Collection[Address] = (),
         first_group: int = 0,
+        disks: Disks | None = None,
     ) -> None:
         """`say`: gets a line for each refused ioctl. `harmless_filters`: how many seccomp
         filters the clients have that `iommud run` has put them under; None: it has not started
         them. `places`: the devices (st_dev) that our files are on; None: any.
         `share`: what other processes have of the same users; None: there is no other. `announce`,
         `withdraw`: as Injector. `broker`: who knows of other processes' open files, if there are
-        any. `closings`: as Clients. `shared`, `others`, `first_group`: as Devices.
+        any. `closings`: as Clients. `shared`, `others`, `first_group`,
+        `disks`: as Devices.
 
         Raises Unusable: the machine cannot make true pins; a device cannot be made.
         """
@@ -121,7 +124,14 @@ class IommuDevice:
         self.dispatcher = Dispatcher(rows, vfio_ioctl, self.origins, descriptors)
         tell = None if say is None else lambda why: say(f"iommud: {why}")
         self.devices = Devices(
-            settings, self.host, tell, shared=shared, others=others, first_group=first_group, claims=share is None
+            settings,
+            self.host,
+            tell,
+            shared=shared,
+            others=others,
+            first_group=first_group,
+            claims=share is None,
+            disks=disks,
         )
         self.is_type1: Final = settings.vfio == TYPE1
         self._mappings = Mappings(tell) if settings.devices else None

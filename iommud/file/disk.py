@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Hashable
 from typing import Any, Final
 
 import cffi
@@ -116,11 +117,36 @@ class Disk:
         _libc.fallocate(self.fd, _PUNCH_HOLE | _KEEP_SIZE, position, length)
 
 
+class Disks:
+    """The disks of a daemon's devices, opened once, whichever of its processes asks."""
+
+    def __init__(self) -> None:
+        self._opened: Final[dict[Hashable, Disk]] = {}
+
+    def of(self, device: Hashable) -> "Storage":
+        return Storage(self, device)
+
+    def open(self, device: Hashable, file: str | None, size: int | None, *, readonly: bool) -> Disk:
+        found = self._opened.get(device)
+        if found is None:
+            found = self._opened[device] = Disk(file, size=size, readonly=readonly)
+        return found
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What a process that is forked must keep."""
+        return [disk.fd for disk in self._opened.values()]
+
+
 class Storage:
-    """As iommud.pci.storage.Storage."""
+    """As iommud.pci.storage.Storage, for one device."""
+
+    def __init__(self, disks: Disks, device: Hashable) -> None:
+        self._disks: Final = disks
+        self._device: Final = device
 
     def open(self, file: str | None, size: int | None, *, readonly: bool) -> Disk:
-        return Disk(file, size=size, readonly=readonly)
+        return self._disks.open(self._device, file, size, readonly=readonly)
 
 
 def _open(path: str, size: int | None, readonly: bool) -> int:

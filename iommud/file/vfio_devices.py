@@ -24,7 +24,7 @@ from ..settings import Settings
 from ..vfio.device import VfioDevice
 from ..vfio.group import Groups, VfioGroup
 from .clock import Clock
-from .disk import Storage
+from .disk import Disks
 
 ASK_AGAIN: Final = 10.0  # seconds. Ref: v7.3 vfio_main.c vfio_unregister_group_dev
 
@@ -42,17 +42,30 @@ class Shared(Protocol):
 
 
 def plug(
-    settings: Settings, bus: Bus, others: Collection[Address], why: Callable[[str], None] | None
+    settings: Settings, bus: Bus, others: Collection[Address], why: Callable[[str], None] | None, disks: Disks | None
 ) -> Iterator[Plugged]:
-    """Make all devices, and put them into their places. Unusable: one cannot be made."""
-    clock, windows, storage = Clock(), Windows(), Storage()
+    """Make all devices, and put them into their places. `disks`: that were opened already.
+    Unusable: one cannot be made.
+    """
+    clock, windows, disks = Clock(), Windows(), disks or Disks()
     try:
         for each in _planned(settings, others):
-            function = make(each.spec, Slot(each.address, clock, windows, _group(each), storage))
+            function = make(each.spec, Slot(each.address, clock, windows, _group(each), disks.of(each.address)))
             function.why = why
             yield bus.plug(function, each.kind, mappable=each.spec.mappable, driver=each.spec.driver)
     except BadDevice as error:
         raise Unusable(str(error)) from None
+
+
+def open_disks(settings: Settings) -> Disks:
+    """For processes that have the same devices. Unusable: as `plug`."""
+    disks = Disks()
+    try:
+        for each in _planned(settings, ()):
+            make(each.spec, Slot(each.address, storage=disks.of(each.address)))
+    except BadDevice as error:
+        raise Unusable(str(error)) from None
+    return disks
 
 
 def groups_of_the_kernel(settings: Settings, others: Collection[Address]) -> set[Everywhere]:
@@ -86,12 +99,14 @@ class Devices:
         others: Collection[Address] = (),
         first_group: int = 0,
         claims: bool = True,
+        disks: Disks | None = None,
     ) -> None:
         """`host`: that of clients' contexts. `why` gets a sentence for each DMA that cannot even
         begin. `shared`: what is known in other processes with the same devices; None: there are
         none. `others`: addresses of the machine's own devices. `first_group`: from this number on
         the machine has no IOMMU groups. `claims`: what native drivers have is claimed in `host`;
-        otherwise another process has done that. Unusable: a device cannot be made.
+        otherwise another process has done that. `disks`: that were opened already. Unusable: a
+        device cannot be made.
         """
         self._host: Final = host
         dma = KernelDma(self._claim, host.release) if claims else KernelDma()
@@ -101,7 +116,7 @@ class Devices:
         self._idle = trio.Event()
         self._shared: Final = shared
         iommus: dict[str, Iommu] = {}  # one of each kind
-        for plugged in plug(settings, self.bus, others, why):
+        for plugged in plug(settings, self.bus, others, why, disks):
             if plugged.iommu not in iommus:
                 iommus[plugged.iommu] = new_iommu(plugged.iommu)
             device = self._by_function[plugged] = VfioDevice(plugged, iommus[plugged.iommu], host.share)

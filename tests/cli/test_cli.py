@@ -90,7 +90,7 @@ def test_the_models_are_listed_and_nothing_is_run(command: tuple[str, ...]) -> N
     action, *rest = command
     done = run(action, "--device", "edu", "--device", "help", *rest)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "\n  edu      QEMU's educational device" in done.stdout
+    assert re.search("\n  edu +QEMU's educational device", done.stdout)
     done = run(action, "--device", "edu,help", *rest)
     assert (done.returncode, done.stderr) == (0, "")
     assert "  dma_mask=MASK " in done.stdout
