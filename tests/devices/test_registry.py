@@ -2,7 +2,7 @@
 
 import pytest
 
-from iommud.file.disk import Storage
+from iommud.file.disk import Disks
 from iommud.models.edu import Edu
 from iommud.models.registry import MODELS, BadDevice, DeviceSpec, asked_for_help, from_anywhere, make, parse
 from iommud.pci.address import Address
@@ -69,7 +69,7 @@ def test_it_is_made_with_its_options() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_can_be_made(model: str) -> None:
     said = f"{model},size=1M" if model in DISKS else model
-    made = make(parse(said, KINDS), Slot(storage=Storage()))
+    made = make(parse(said, KINDS), Slot(storage=Disks().of("device")))
     assert made.name == model
     assert made.load(0, 0, 4) >= 0
 

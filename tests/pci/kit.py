@@ -9,7 +9,7 @@ from typing import TypeVar
 from iommud.engine.device.device import at_once
 from iommud.engine.mapping.ioas import Ioas
 from iommud.errors import IoctlError
-from iommud.file.disk import Storage as Files
+from iommud.file.disk import Disks
 from iommud.iommus.plain import PlainIommu
 from iommud.pci import registers as r
 from iommud.pci import vfio_names as v
@@ -264,7 +264,7 @@ class Rig:
 
     def __init__(self, kind: type[PciFunction] = Plain, *, storage: Storage | None = None, **options: object) -> None:
         self.clock = Clock()
-        self.function = kind(Slot(scheduler=self.clock, storage=storage or Files()), **options)
+        self.function = kind(Slot(scheduler=self.clock, storage=storage or Disks().of("device")), **options)
         self.host = Host(self.function)
         self.vfio = VfioPci(self.host)
         self.opened: Opened = self.vfio.open()
