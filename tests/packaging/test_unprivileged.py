@@ -26,8 +26,8 @@ CLIENTS = sorted(
     str(path.relative_to(SOURCES).with_suffix(""))
     for path in SOURCES.rglob("*.c")
     # Pins are told what to do; a device's clients take a device, and are run in
-    # tests/clients/test_device_clients.py.
-    if path.stem not in PLAYERS and path.parent.name not in ("pins", "vfio")
+    # tests/clients/test_device_clients.py and its neighbours.
+    if path.stem not in PLAYERS and path.parent.name not in ("pins", "vfio", "nvme")
 )
 # As much memory as users may usually pin; not all machines let root raise it.
 LIMITED = ["prlimit", f"--memlock={8 << 20}:{8 << 20}"]
