@@ -5,12 +5,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from errno import EBADF, EBADFD
 from functools import partial
 from typing import Final, Protocol
 
 import trio
 
+from cuse_glue.pins.closing import Closer
 from cuse_glue.request import recognise
 from cuse_glue.request.address_space import Mm
 from cuse_glue.request.caller import Caller
@@ -77,6 +79,7 @@ class Clients:
         self._devices: Final = devices
         self._broker: Final = broker
         self._closings: Final = closings
+        self._closer: Final = Closer()
 
     def eventfds(self, caller: Caller) -> EventFds:
         return EventFds(caller)
@@ -125,11 +128,18 @@ class Clients:
         if self._places is not None and libc.device_of(fd) not in self._places:
             os.close(fd)
             return None
-        await leave()
-        with interruptible():
-            # A poll of our own file is answered at once. For another's, only this client waits.
-            which = partial(_which, fd, self._broker)
-            return self._behind(await trio.to_thread.run_sync(which, abandon_on_cancel=True))
+        fetched = [fd]
+        try:
+            await leave()
+            with interruptible():
+                # A poll of our own file is answered at once. For another's, only this client waits.
+                which = partial(_which, fetched, self._broker)
+                return self._behind(await trio.to_thread.run_sync(which, abandon_on_cancel=True))
+        finally:
+            # A client that was interrupted before a thread began. One of its files that stayed open
+            # here would keep us alive for ever.
+            with suppress(IndexError):
+                self._closer.close(fetched.pop())
 
     async def quiet(self, group: int | None) -> None:
         if not self._is_closing(group):
@@ -158,10 +168,15 @@ class Clients:
             self._closings.carried_out(number)
 
 
-def _which(fd: int, broker: Broker | None) -> OpenFile | None:
-    """As recognise.which. Closes `fd`, unless the file is another worker's. Then whoever catches
-    `Elsewhere` has `fd`, which keeps the file open.
+def _which(fetched: list[int], broker: Broker | None) -> OpenFile | None:
+    """As recognise.which, of the descriptor in `fetched`, unless nobody waits for that any more.
+    Takes it from there, and closes it, unless the file is another worker's. Then whoever catches
+    `Elsewhere` has it, which keeps the file open.
     """
+    try:
+        fd = fetched.pop()
+    except IndexError:
+        return None
     try:
         found = recognise.which(fd, broker)
     except recognise.Elsewhere as elsewhere:
