@@ -9,7 +9,7 @@ DEPENDENCIES = newest
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(filter lowest,$(DEPENDENCIES)),--constraint $(VENV)/lowest.txt)
 
 .DEFAULT_GOAL := help
-PURE := tests/engine tests/uapi tests/ops tests/file tests/selftest tests/cli tests/house tests/devices tests/pci
+PURE := tests/engine tests/uapi tests/ops tests/file tests/selftest tests/cli tests/house tests/devices tests/pci tests/real_clients
 
 .PHONY: help setup demo docs check test lint format kernel-selftest clients vm-test hostile nvme soak bench build install uninstall clean
 
