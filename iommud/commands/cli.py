@@ -201,12 +201,20 @@ def _look_at_devices(arguments: argparse.Namespace) -> None:
         for text in arguments.devices:
             told = asked_for_help(text, CLASSES)
             if told is not None:
-                print(told)
+                _tell(told)
                 sys.exit(0)
         plan(arguments.devices, CLASSES)
         arguments.devices = tuple(from_anywhere(text, CLASSES, os.path.abspath) for text in arguments.devices)
     except BadDevice as error:
         arguments.parser.error(f"--device: {error}")
+
+
+def _tell(text: str) -> None:
+    """Print it, to somebody who may have read enough before its end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 class _Command(argparse.Action):

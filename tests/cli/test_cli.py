@@ -1,5 +1,6 @@
 """The command line itself."""
 
+import os
 import re
 import subprocess
 import sys
@@ -94,6 +95,15 @@ def test_the_models_are_listed_and_nothing_is_run(command: tuple[str, ...]) -> N
     done = run(action, "--device", "edu,help", *rest)
     assert (done.returncode, done.stderr) == (0, "")
     assert "  dma_mask=MASK " in done.stdout
+
+
+def test_who_reads_the_list_may_end_before_it() -> None:
+    readable, writable = os.pipe()
+    os.close(readable)
+    command = [IOMMUD, "run", "--device", "help"]
+    done = subprocess.run(command, stdout=writable, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
+    os.close(writable)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_options_end_where_the_command_begins() -> None:
