@@ -5,20 +5,18 @@ told to be on a disk is on it.
 import os
 import random
 import re
-import secrets
 import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from tests.support import daemon_and_watcher, wait_for_end
+from tests.support import wait_for_end
 
 from .blocks import judge
 from .machine import Guest
 from .setup import SIZE, Disk, Setup
 
 MOST: Final = 500  # records, of both disks, before the kill
-MARKER: Final = "IOMMUD_TEST_KILL"
 _RECORD: Final = re.compile(r"(\S+) (\d+)")
 
 
@@ -28,12 +26,9 @@ def round_(setup: Setup, ramdisk: Path, place: Path, number: int, whom: str) -> 
     AssertionError: one is missing or not whole.
     """
     before = {disk: _content(disk, place) for disk in setup.disks}
-    marker = secrets.token_hex(8)
-    environment = {**os.environ, MARKER: marker}
     command = setup.command(place)
     least = random.Random(number).randrange(1, MOST)
-    with Guest(command, ramdisk, place / "console", setup.parameters, environment) as guest:
-        daemon, watcher = daemon_and_watcher(marker, guest.process.pid)
+    with Guest(command, ramdisk, place / "console", setup.parameters) as guest:
         for disk in setup.disks:
             guest.wait_for(disk.device)
         writers = [f"writer {disk.device} {number} {disk.model} &" for disk in setup.disks]
@@ -41,12 +36,10 @@ def round_(setup: Setup, ramdisk: Path, place: Path, number: int, whom: str) -> 
         lines = guest.lines()
         told = _told((next(lines, "their end") for _ in range(least)), setup)
         if whom == "the daemon":
-            os.kill(daemon, signal.SIGKILL)
-            wait_for_end(daemon)
+            os.kill(guest.daemon, signal.SIGKILL)
+            wait_for_end(guest.daemon)
         guest.kill()
         late = [line for line in lines if _RECORD.fullmatch(line)]  # on its way; and errors
-    for process in daemon, watcher:
-        wait_for_end(process)
     others = 0
     for disk, numbers in _told(late, setup).items():
         told[disk] |= numbers

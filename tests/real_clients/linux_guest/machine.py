@@ -5,23 +5,26 @@ port is the shell (guest/init); a third line is QEMU's own monitor (QMP).
 """
 
 import json
+import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Final
 
 from tests.boot import kernel
+from tests.support import daemon_and_watcher, wait_for_end
 
 MEMORY: Final = 192 << 20  # bytes
 QEMU: Final = [
     *("-nodefaults", "-no-user-config", "-display", "none", "-cpu", "max,la57=off", "-accel", "tcg,tb-size=256"),
 ]
-SECONDS: Final = 180.0  # for a command, or a boot
+SECONDS: Final = 300.0  # for a command, or a boot
 LINES: Final = 40  # of the console, in a complaint
 PARAMETERS: Final = (
     "console=ttyS0",
@@ -32,6 +35,7 @@ PARAMETERS: Final = (
     "random.trust_cpu=on",
     "mitigations=off",
 )
+MARKER: Final = "IOMMUD_TEST_GUEST"
 _END: Final = re.compile("\x04(\\d+)\n")
 
 
@@ -40,7 +44,9 @@ class Ended(AssertionError):
 
 
 class Guest:
-    """One QEMU. Enter it to boot; leaving it kills it, if it has not ended."""
+    """One QEMU under `iommud run`. Enter it to boot; leaving it kills it, if it has not ended. Of
+    iommud nothing must be left then.
+    """
 
     def __init__(
         self,
@@ -48,7 +54,6 @@ class Guest:
         ramdisk: Path,
         log: Path,
         parameters: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
     ) -> None:
         """`command`: QEMU with its devices. `log`: where the console goes. `parameters`: more of
         the kernel's. Raises NotHere.
@@ -59,12 +64,13 @@ class Guest:
             *("-append", " ".join((*PARAMETERS, *parameters))),
         ]
         self._log = log
-        self._environment = environment
         self._said = ""
         self._stack = ExitStack()
         self.process: subprocess.Popen[bytes]
+        self.daemon = self.watcher = 0  # processes of iommud
 
     def __enter__(self) -> "Guest":
+        marker = secrets.token_hex(8)
         with ExitStack() as theirs:
             self._shell, port = self._pair(theirs)
             self._monitor, qmp = self._pair(theirs)
@@ -79,20 +85,24 @@ class Guest:
                 stdout=log,
                 stderr=log,
                 pass_fds=[port, qmp],
-                env=self._environment,
+                env={**os.environ, MARKER: marker},
             )
         self._stack.callback(self.kill)
         try:
             self._answers: IO[bytes] = self._stack.enter_context(self._monitor.makefile("rb"))
             self._ask("qmp_capabilities")
             self.wait_until_up()
+            self.daemon, self.watcher = daemon_and_watcher(marker, self.process.pid)
         except BaseException:
             self._stack.close()
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stack.close()
+        if kind is None:
+            wait_for_end(self.daemon)
+            wait_for_end(self.watcher)
 
     def wait_until_up(self) -> None:
         """It has booted, or has booted again."""
