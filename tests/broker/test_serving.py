@@ -263,6 +263,10 @@ def test_many_opens_and_closes_leave_nothing(serve: Start, begin: Begin) -> None
         assert client.ask(f"alloc {at}") == "1"
         client.ask(f"close {at}")
     until(lambda: not served.busy_workers() and len(served.spares()) == SPARES)
-    client.ask("open")  # the descriptors of the last workers go with the next request
-    client.ask("close 40")
-    until(lambda: len(os.listdir(f"/proc/{served.process.pid}/fd")) <= before + 2)
+
+    def left() -> int:
+        """The descriptors of a worker go with the next request after its end."""
+        client.ask(f"close {client.ask('open')}")
+        return len(os.listdir(f"/proc/{served.process.pid}/fd"))
+
+    until(lambda: left() <= before + 2)
